@@ -1,0 +1,332 @@
+"""The run as a pure state machine: events in, decisions out. No I/O, no Ray, no clock.
+
+Tasks are names here (keys). `add` makes them known, `take` decides what runs next, and the events
+`committed`, `failed`, `lost`, `stopped` say what became of it. What is ready is ordered by the longest
+remaining path (critical path first; Graham 1966, Kohler 1975), then by the order of declaration.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class State(Enum):
+    """Where a task stands."""
+
+    WAITING = "waiting"  # for its inputs
+    READY = "ready"
+    RUNNING = "running"
+    STORED = "stored"  # was committed before this run
+    DONE = "done"  # committed by this run
+    FAILED = "failed"
+    SKIPPED = "skipped"  # an input failed, diverged or was stopped; or the task was stopped itself
+
+    @property
+    def final(self) -> bool:
+        return self in _FINAL
+
+
+_FINAL = {State.STORED, State.DONE, State.FAILED, State.SKIPPED}
+
+
+@dataclass
+class Vertex:
+    """What the graph knows of one task.
+
+    Attributes:
+        kind: tasks of one kind are expected to take equally long.
+        shape: the slot it needs; only tasks of one shape share a bundle.
+        alone: never bundled with others.
+        because: for a skipped task, the key of the task that is the reason.
+    """
+
+    key: str
+    inputs: tuple[str, ...]
+    kind: str
+    shape: Hashable
+    alone: bool
+    order: int
+    state: State = State.WAITING
+    missing: int = 0
+    dependents: list[str] = field(default_factory=list)
+    rank: float = 0.0
+    barren: bool = False  # diverged or stopped: nothing can be made from it
+    losses: int = 0
+    because: str | None = None
+
+
+class Graph:
+    """Tasks with their dependencies and states.
+
+    Args:
+        bundle_seconds: cheap tasks are bundled until they are expected to take this long.
+        max_losses: how often a task may be lost with its worker before it counts as failed.
+    """
+
+    def __init__(self, *, bundle_seconds: float = 1.0, max_losses: int = 3) -> None:
+        self.vertices: dict[str, Vertex] = {}
+        self.counts: Counter[State] = Counter()
+        self._bundle_seconds = bundle_seconds
+        self._max_losses = max_losses
+        self._seconds: dict[str, float] = {}  # expected duration by kind, learned
+        self._ranked_with: dict[str, float] = {}  # the durations in the present ranks
+        self._ready: dict[Hashable, list[tuple[float, int, str]]] = {}
+        self._ready_count: Counter[Hashable] = Counter()
+
+    # What is known
+
+    def add(
+        self,
+        key: str,
+        inputs: Sequence[str] = (),
+        *,
+        kind: str,
+        shape: Hashable = None,
+        alone: bool = False,
+        stored: bool = False,
+        barren: bool = False,
+    ) -> None:
+        """Make a task known; its inputs must be known already. A key that is known stays as it is.
+
+        Args:
+            stored: it is committed already.
+            barren: it is committed and diverged: its dependents are skipped.
+
+        Raises:
+            KeyError: an input is unknown.
+        """
+        if key in self.vertices:
+            return
+        for name in inputs:
+            if name not in self.vertices:
+                raise KeyError(f"input {name} of {key} is not in the graph")
+        unique = tuple(dict.fromkeys(inputs))
+        vertex = Vertex(key, unique, kind, shape, alone, len(self.vertices))
+        self.vertices[key] = vertex
+        for name in unique:
+            self.vertices[name].dependents.append(key)
+        self.counts[State.WAITING] += 1
+        if stored:
+            vertex.barren = barren
+            self._set(vertex, State.STORED)
+            return
+        bad = [n for n in unique if self._blocks(self.vertices[n])]
+        if bad:
+            self._skip(vertex, self.vertices[bad[0]].because or bad[0])
+            return
+        self._raise_rank(vertex, self._expected(kind))
+        vertex.missing = sum(not self._available(self.vertices[n]) for n in unique)
+        if not vertex.missing:
+            self._make_ready(vertex)
+
+    def expect(self, kind: str, seconds: float) -> None:
+        """State how long tasks of a kind are expected to take (from earlier runs)."""
+        self._seconds.setdefault(kind, max(seconds, 1e-4))
+
+    def state(self, key: str) -> State:
+        return self.vertices[key].state
+
+    @property
+    def finished(self) -> bool:
+        """Whether every known task has reached a final state."""
+        return not any(self.counts[s] for s in State if not s.final)
+
+    def unfinished(self) -> float:
+        """Expected seconds of work not yet done, summed over slots."""
+        return sum(self._expected(v.kind) for v in self.vertices.values() if not v.state.final)
+
+    # Decisions
+
+    def shapes(self) -> list[Hashable]:
+        """Slot shapes for which something is ready, that with the most urgent task first."""
+        self._rerank()
+        tops = []
+        for shape in self._ready:
+            top = self._top(shape)
+            if top is not None:
+                tops.append((top, shape))
+        return [shape for _, shape in sorted(tops, key=lambda item: item[0])]
+
+    def take(self, shape: Hashable = None, *, slots: int = 1) -> list[str]:
+        """The next bundle for a slot of this shape, now running; empty if nothing is ready.
+
+        A bundle holds tasks that are all ready. It is filled until it is expected to take
+        `bundle_seconds`, but never holds more than a fair share of what is ready for `slots` slots. A
+        kind never seen runs alone, so that its duration becomes known.
+        """
+        self._rerank()
+        if self._top(shape) is None:
+            return []
+        share = -(-self._ready_count[shape] // max(slots, 1))
+        bundle: list[str] = []
+        seconds = 0.0
+        while len(bundle) < share and (top := self._top(shape)) is not None:
+            vertex = self.vertices[top[2]]
+            known = self._seconds.get(vertex.kind)
+            solitary = vertex.alone or vertex.losses > 0 or known is None
+            if bundle and (solitary or seconds + (known or 0.0) > self._bundle_seconds):
+                break
+            heapq.heappop(self._ready[shape])
+            self._set(vertex, State.RUNNING)
+            bundle.append(vertex.key)
+            seconds += known or 0.0
+            if solitary:
+                break
+        return bundle
+
+    # Events
+
+    def committed(self, key: str, seconds: float, *, barren: bool = False) -> None:
+        """The task's artifact is in the store; it took this long. `barren`: it diverged."""
+        vertex = self._running(key)
+        vertex.barren = barren
+        self._learn(vertex.kind, seconds)
+        self._set(vertex, State.DONE)
+        if barren:
+            self._skip_dependents(vertex, key)
+            return
+        for name in vertex.dependents:
+            dependent = self.vertices[name]
+            if dependent.state is State.WAITING:
+                dependent.missing -= 1
+                if not dependent.missing:
+                    self._make_ready(dependent)
+
+    def failed(self, key: str) -> None:
+        """The task ended in an error; what depends on it is skipped."""
+        vertex = self._running(key)
+        self._set(vertex, State.FAILED)
+        self._skip_dependents(vertex, key)
+
+    def stopped(self, key: str) -> None:
+        """A scheduler ended the task early; it and what depends on it are skipped."""
+        vertex = self._running(key)
+        vertex.barren = True
+        vertex.because = key
+        self._set(vertex, State.SKIPPED)
+        self._skip_dependents(vertex, key)
+
+    def lost(self, key: str, *, blame: bool = True) -> bool:
+        """The worker died with the task; it is ready again, alone, unless it was lost too often.
+
+        Args:
+            blame: count the loss against the task (not if another task was running there, or the
+                machine was taken away).
+
+        Returns:
+            Whether the task will run again.
+        """
+        vertex = self._running(key)
+        vertex.losses += blame
+        if vertex.losses >= self._max_losses:
+            self.failed(key)
+            return False
+        self._make_ready(vertex)
+        return True
+
+    def cancel(self) -> None:
+        """Nothing more is to start: skip everything that is not final or running."""
+        for vertex in self.vertices.values():
+            if vertex.state in (State.WAITING, State.READY):
+                self._skip(vertex, vertex.key)
+
+    # Inside
+
+    def _running(self, key: str) -> Vertex:
+        vertex = self.vertices[key]
+        if vertex.state is not State.RUNNING:
+            raise ValueError(f"{key} is {vertex.state.value}, not running")
+        return vertex
+
+    def _available(self, vertex: Vertex) -> bool:
+        return vertex.state in (State.STORED, State.DONE) and not vertex.barren
+
+    def _blocks(self, vertex: Vertex) -> bool:
+        return vertex.barren or vertex.state in (State.FAILED, State.SKIPPED)
+
+    def _set(self, vertex: Vertex, state: State) -> None:
+        before = vertex.state
+        self.counts[before] -= 1
+        self.counts[state] += 1
+        self._ready_count[vertex.shape] += (state is State.READY) - (before is State.READY)
+        vertex.state = state
+
+    def _make_ready(self, vertex: Vertex) -> None:
+        self._set(vertex, State.READY)
+        self._push(vertex)
+
+    def _push(self, vertex: Vertex) -> None:
+        heapq.heappush(self._ready.setdefault(vertex.shape, []), (-vertex.rank, vertex.order, vertex.key))
+
+    def _top(self, shape: Hashable) -> tuple[float, int, str] | None:
+        """The most urgent ready task of a shape; entries that are out of date are dropped."""
+        heap = self._ready.get(shape, [])
+        while heap:
+            vertex = self.vertices[heap[0][2]]
+            if vertex.state is State.READY and heap[0][0] == -vertex.rank:
+                return heap[0]
+            heapq.heappop(heap)
+        return None
+
+    def _skip_dependents(self, vertex: Vertex, because: str) -> None:
+        todo = list(vertex.dependents)
+        while todo:
+            dependent = self.vertices[todo.pop()]
+            if dependent.state in (State.WAITING, State.READY):
+                self._skip(dependent, because)
+                todo += dependent.dependents
+
+    def _skip(self, vertex: Vertex, because: str) -> None:
+        vertex.because = because
+        self._set(vertex, State.SKIPPED)
+
+    def _expected(self, kind: str) -> float:
+        return self._seconds.get(kind, 1.0)
+
+    def _learn(self, kind: str, seconds: float) -> None:
+        seconds = max(seconds, 1e-4)
+        known = self._seconds.get(kind)
+        self._seconds[kind] = seconds if known is None else 0.7 * known + 0.3 * seconds
+
+    def _raise_rank(self, vertex: Vertex, rank: float) -> None:
+        """Set a longest remaining path and hand it on to the inputs."""
+        todo = [(vertex, rank)]
+        while todo:
+            current, value = todo.pop()
+            if value <= current.rank or current.state.final:
+                continue
+            current.rank = value
+            if current.state is State.READY:
+                self._push(current)
+            todo += [(v := self.vertices[n], value + self._expected(v.kind)) for n in current.inputs]
+
+    def _rerank(self) -> None:
+        """Compute all ranks anew where a kind's duration has changed by more than a factor of two."""
+        changed = [k for k, s in self._seconds.items() if not 0.5 <= s / self._ranked_with.get(k, 1.0) <= 2.0]
+        if not changed:
+            return
+        self._ranked_with = dict(self._seconds)
+        for key in reversed(self.vertices):  # inputs are added before their dependents
+            vertex = self.vertices[key]
+            if vertex.state.final:
+                continue
+            after = (self.vertices[n] for n in vertex.dependents)
+            vertex.rank = self._expected(vertex.kind) + max((d.rank for d in after if not d.state.final), default=0.0)
+        for heap in self._ready.values():
+            heap.clear()
+        for vertex in self.vertices.values():
+            if vertex.state is State.READY:
+                self._push(vertex)
+
+
+def summary(counts: Iterable[tuple[State, int]]) -> str:
+    """`N tasks: A ran, B stored, C failed, D skipped`: the last line of a run."""
+    n = Counter(dict(counts))
+    return (
+        f"{sum(n.values())} tasks: {n[State.DONE]} ran, {n[State.STORED]} stored, "
+        f"{n[State.FAILED]} failed, {n[State.SKIPPED]} skipped"
+    )

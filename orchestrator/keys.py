@@ -1,0 +1,333 @@
+"""Content keys: what a task is, as a name.
+
+A key is the SHA-256 of the canonical form of a task: its class, its fields, the keys of its inputs,
+its seeds and the fingerprint of its code. Device, paths, resources and retries are not in it, so a
+result computed anywhere is found everywhere.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import math
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import InvalidValue
+from tasks.spec import Spec
+from tasks.task import Task
+
+KEY_LENGTH = 32
+"""Hexadecimal digits of a key: 128 bits, far beyond accidental collision."""
+
+SWEEP_MODULE_PREFIX = "sweep_"
+"""Sweep files are imported under this prefix plus their stem (see `sweep.load_sweep`)."""
+
+
+def class_path(cls: type) -> str:
+    """`module:qualified name`."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def canonical(value: Any) -> Any:
+    """`value` as plain JSON data that is equal exactly when the meaning is equal.
+
+    Raises:
+        InvalidValue: for a value that has no stable meaning (a function, an open file, nan).
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return {"float": repr(value)}
+        return value
+    if isinstance(value, (tuple, list)):
+        return [canonical(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, Spec):
+        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": class_path(type(value)), **fields}
+    raise InvalidValue(
+        f"A field holds {value!r} of type {type(value).__name__}, which has no stable content: "
+        "use numbers, strings, tuples, mappings or Specs."
+    )
+
+
+def own_fields(task: Task) -> dict[str, Any]:
+    """The canonical fields of a task without those that hold tasks: these are inputs."""
+    values = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
+    return {name: canonical(v) for name, v in values.items() if not isinstance(v, Task)}
+
+
+def key_of(task: Task, inputs: Sequence[str], seeds: Mapping[str, int], code: Mapping[str, str]) -> str:
+    """The key of `task` on the inputs with these keys.
+
+    Args:
+        code: fingerprint by module, from `Fingerprints.of`.
+    """
+    form = {
+        "class": class_path(type(task)),
+        "fields": own_fields(task),
+        "inputs": list(inputs),
+        "seeds": dict(seeds),
+        "code": dict(code),
+    }
+    text = json.dumps(form, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+FRAMEWORK = ("tasks.task", "tasks.spec", "tasks.errors")
+"""Modules that every task imports and that decide no number: a change there recomputes nothing."""
+
+STREAMS = "tasks.streams"
+"""Decides the random numbers of every task, so it is part of every task's code."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Module:
+    digest: str
+    imports: tuple[str, ...]
+
+
+class Fingerprints:
+    """Fingerprints of code, each module read once and then frozen.
+
+    The code of a task is the module of its class and of every Spec in its fields, with what these
+    import, directly or not, outside the standard library and installed packages. `tasks` counts
+    wherever it is installed. Modules are compared as syntax trees without docstrings. Names imported
+    through a package whose `__init__` only re-exports are followed to where they are defined. Of a
+    sweep file, only the definitions that the class uses count, so that editing the sweep does not
+    change the probes defined in it.
+    """
+
+    def __init__(self) -> None:
+        self._modules: dict[str, _Module | None] = {}
+        self._tasks: dict[tuple[type, ...], dict[str, str]] = {}
+
+    def of(self, task: Task) -> dict[str, str]:
+        """Digest by module name, for every module that makes up the task's code."""
+        classes = tuple(dict.fromkeys(_classes(task)))
+        if classes not in self._tasks:
+            code: dict[str, str] = {}
+            for cls in classes:
+                code |= self._closure(cls.__module__, cls.__qualname__.split(".")[0])
+            self._tasks[classes] = dict(sorted(code.items()))
+        return self._tasks[classes]
+
+    def _closure(self, module: str, name: str) -> dict[str, str]:
+        sliced = module.startswith(SWEEP_MODULE_PREFIX) or module == "__main__"
+        found: dict[str, str] = {}
+        seen: set[str] = set(FRAMEWORK)
+        todo = [f"{module}:{name}" if sliced else module, STREAMS]
+        while todo:
+            item = todo.pop()
+            if item in seen:
+                continue
+            seen.add(item)
+            if item not in self._modules:
+                self._modules[item] = _read(item)
+            read = self._modules[item]
+            if read is not None:
+                found[item] = read.digest
+                todo += read.imports
+        return found
+
+
+def _classes(value: Any) -> Iterator[type]:
+    """The classes of a task and of the Specs in its fields; tasks in fields are inputs, not code."""
+    yield type(value)
+    for field in dataclasses.fields(value):
+        todo = [getattr(value, field.name)]
+        while todo:
+            item = todo.pop()
+            if isinstance(item, Task):
+                continue
+            if isinstance(item, Spec):
+                yield from _classes(item)
+            elif isinstance(item, (tuple, list)):
+                todo += item
+            elif isinstance(item, Mapping):
+                todo += item.values()
+
+
+def _read(item: str) -> _Module | None:
+    """Digest and imports of a module, or of one name in a sweep file; None for what does not count."""
+    module, _, name = item.partition(":")
+    path = _source(module)
+    if path is None or not _counts(module, path):
+        return None
+    tree = _parse(path)
+    body = _slice(tree, name) if name else [s for s in tree.body if not _is_string(s)]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    digest = hashlib.sha256(_dump(body).encode()).hexdigest()[:16]
+    return _Module(digest, tuple(sorted(_imports(body, package) - {module})))
+
+
+def _source(module: str) -> Path | None:
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    if file is None and loaded is None:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, AttributeError, ValueError):
+            return None
+        file = spec.origin if spec else None
+    return Path(file) if file and file.endswith(".py") else None
+
+
+def _counts(module: str, path: Path) -> bool:
+    """Whether a module is the project's or the user's own, not the library's."""
+    if module == "tasks" or module.startswith("tasks."):
+        return True
+    resolved = path.resolve()
+    return not any(resolved.is_relative_to(root) for root in _library_roots())
+
+
+@lru_cache(maxsize=1)
+def _library_roots() -> tuple[Path, ...]:
+    paths = sysconfig.get_paths()
+    roots = {paths[k] for k in ("stdlib", "platstdlib", "purelib", "platlib")}
+    roots |= {p for p in sys.path if p.endswith(("site-packages", "dist-packages"))}
+    return tuple(Path(r).resolve() for r in roots)
+
+
+@lru_cache(maxsize=None)
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _dump(node: Any) -> str:
+    """A syntax tree as text: no positions, no docstrings, no empty fields (Python versions differ there)."""
+    if isinstance(node, ast.AST):
+        parts = []
+        for name, value in ast.iter_fields(node):
+            if name in ("ctx", "type_comment", "kind") or value is None or value == []:
+                continue
+            if name == "body" and isinstance(value, list) and _has_docstring(node):
+                value = value[1:]
+            parts.append(f"{name}={_dump(value)}")
+        return f"{type(node).__name__}({','.join(parts)})"
+    if isinstance(node, (list, tuple)):
+        return f"[{','.join(_dump(n) for n in node)}]"
+    return repr(node)
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    body = getattr(node, "body", None)
+    return (
+        isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and isinstance(body, list)
+        and bool(body)
+        and _is_string(body[0])
+    )
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _imports(body: Iterable[ast.stmt], package: str) -> set[str]:
+    """Modules that the statements import anywhere, except under `if TYPE_CHECKING`."""
+    found: set[str] = set()
+    todo: list[ast.AST] = list(body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            todo += node.orelse
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, package)
+            found |= {_defining_module(base, alias.name) for alias in node.names}
+        else:
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".")
+    base = ".".join(parts[: len(parts) - node.level + 1])
+    return f"{base}.{node.module}" if node.module else base
+
+
+def _defining_module(base: str, name: str, depth: int = 0) -> str:
+    """The module in which `from base import name` finds `name`."""
+    path = _source(base)
+    if path is None or not _counts(base, path) or path.name != "__init__.py":
+        return base
+    if _source(f"{base}.{name}") is not None:
+        return f"{base}.{name}"
+    tree = _parse(path)
+    if depth > 10 or not _only_reexports(tree):
+        return base
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _defining_module(_absolute(node, base), alias.name, depth + 1)
+    return base
+
+
+def _only_reexports(tree: ast.Module) -> bool:
+    return all(
+        isinstance(s, (ast.Import, ast.ImportFrom))
+        or _is_string(s)
+        or (isinstance(s, ast.Assign) and all(isinstance(t, ast.Name) and t.id == "__all__" for t in s.targets))
+        for s in tree.body
+    )
+
+
+def _slice(tree: ast.Module, name: str) -> list[ast.stmt]:
+    """The statements of a module that define `name` and, transitively, the names it uses."""
+    defines: dict[str, list[ast.stmt]] = {}
+    for statement in tree.body:
+        for defined in _defined(statement):
+            defines.setdefault(defined, []).append(statement)
+    wanted: list[ast.stmt] = []
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        current = todo.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for statement in defines.get(current, []):
+            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+                statement = _only_alias(statement, current)
+            if statement not in wanted:
+                wanted.append(statement)
+                todo += [n.id for n in ast.walk(statement) if isinstance(n, ast.Name)]
+    return sorted(wanted, key=lambda s: (s.lineno, s.col_offset))
+
+
+def _defined(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        yield statement.name
+    elif isinstance(statement, (ast.Import, ast.ImportFrom)):
+        for alias in statement.names:
+            yield alias.asname or alias.name.split(".")[0]
+    else:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+
+
+def _only_alias(statement: ast.Import | ast.ImportFrom, name: str) -> ast.stmt:
+    """The import statement with the one name that is used, so that the others do not count."""
+    kept = [a for a in statement.names if (a.asname or a.name.split(".")[0]) == name]
+    fields = {k: getattr(statement, k) for k in statement._fields if k != "names"}
+    return ast.copy_location(type(statement)(names=kept, **fields), statement)

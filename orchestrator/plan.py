@@ -1,0 +1,297 @@
+"""From a sweep to its graph: every task with its key, what is stored, what must run and why."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.errors import InvalidValue
+from tasks.task import GroupProbe, PairProbe, Probe, Task, input_fields
+
+from .graph import Graph
+from .keys import Fingerprints, canonical, class_path, key_of, own_fields
+from .store import Store
+from .sweep import Replicate, Setting, Sweep, Trial
+
+KINDS = ("data", "train", "probe", "pair", "group")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One task of a plan.
+
+    Attributes:
+        key: its content address.
+        task: the specification.
+        inputs: keys of its inputs, in the order `run` takes them.
+        seeds: the seed of each of its own streams of randomness.
+        kind: one of KINDS.
+        trials: what it is about: no trial (data), one (train, probe), two (pair), or all seeds of a
+            setting (group).
+        code: fingerprint by module.
+    """
+
+    key: str
+    task: Task
+    inputs: tuple[str, ...]
+    seeds: Mapping[str, int]
+    kind: str
+    trials: tuple[Trial, ...]
+    code: Mapping[str, str] = field(repr=False, default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The task's class name, which names its folder in the store."""
+        return type(self.task).__name__
+
+    @property
+    def label(self) -> str:
+        """For people: "Lanczos · rho=0.05 · seed 3"."""
+        if not self.trials:
+            return self.name
+        if self.kind == "group":
+            return f"{self.name} · {self.trials[0].setting.label} · {len(self.trials)} seeds"
+        return f"{self.name} · " + " × ".join(f"{t.setting.label} · seed {t.replicate.label}" for t in self.trials)
+
+    def spec(self) -> dict[str, Any]:
+        """The part of the manifest that says what the task is."""
+        return {
+            "class": class_path(type(self.task)),
+            "fields": own_fields(self.task),
+            "spec": canonical(self.task),
+            "inputs": list(self.inputs),
+            "seeds": dict(self.seeds),
+            "code": dict(self.code),
+            "kind": self.kind,
+            "label": self.label,
+        }
+
+
+class Plan:
+    """The tasks of a sweep. It grows when a search proposes further settings.
+
+    Attributes:
+        sweep: what was asked for.
+        settings: in order of declaration.
+        nodes: by key; inputs stand before what needs them.
+        stored: keys that the store held when the plan was made.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.settings: list[Setting] = []
+        self.nodes: dict[str, Node] = {}
+        self.stored: set[str] = set()
+        self._trials: list[tuple[Trial, Node]] = []
+        self._fingerprints = Fingerprints()
+        for group, expected in (("probes", 1), ("pairs", 2)):
+            for task in getattr(sweep, group):
+                _check_signature(task, expected)
+
+    def add_setting(self, setting: Setting) -> list[Node]:
+        """Plan a setting's trials, their probes, and the pairs with all trials planned before.
+
+        Returns:
+            the tasks that are new, inputs first.
+        """
+        before = len(self.nodes)
+        self.settings.append(setting)
+        replicates = self.sweep.replicates
+        earlier = list(self._trials)
+        new = [self._add_trial(Trial(setting, r)) for r in replicates]
+        self._trials += new
+        for trial, node in new:
+            for probe in self.sweep.probes:
+                self._add(probe, [node], "probe", (trial,))
+        for group in self.sweep.groups:
+            self._add(group, [n for _, n in new], "group", tuple(t for t, _ in new))
+        if self.sweep.pairs:
+            among = itertools.combinations(new, 2)
+            across = itertools.product(earlier, new)
+            for (a, node_a), (b, node_b) in itertools.chain(across, among):
+                if self.sweep.pair_when(a, b):
+                    for pair in self.sweep.pairs:
+                        self._add(pair, [node_a, node_b], "pair", (a, b))
+        return list(self.nodes.values())[before:]
+
+    def _add_trial(self, trial: Trial) -> tuple[Trial, Node]:
+        return trial, self._add(trial.setting.train, [], "train", (trial,), trial.replicate)
+
+    def _add(
+        self,
+        task: Task,
+        subjects: Sequence[Node],
+        kind: str,
+        trials: tuple[Trial, ...],
+        replicate: Replicate | None = None,
+    ) -> Node:
+        """The node of a task on these trained trials; the tasks in its fields are planned first."""
+        inputs = [self._add_input(t, subjects, kind, trials) for t in input_fields(task).values()]
+        inputs += subjects
+        seeds = {s: replicate.seeds[s] for s in task.streams} if replicate else {}
+        code = self._fingerprints.of(task)
+        key = key_of(task, [n.key for n in inputs], seeds, code)
+        if key not in self.nodes:
+            self.nodes[key] = Node(key, task, tuple(n.key for n in inputs), seeds, kind, trials, code)
+        return self.nodes[key]
+
+    def _add_input(self, task: Task, subjects: Sequence[Node], kind: str, trials: tuple[Trial, ...]) -> Node:
+        """A task in another's field: a probe works on the same trials, anything else stands alone."""
+        if isinstance(task, (Probe, PairProbe, GroupProbe)):
+            return self._add(task, subjects, kind, trials)
+        return self._add(task, [], "data", ())
+
+    # What is stored
+
+    def look_up(self, store: Store, nodes: Iterable[Node] | None = None) -> None:
+        """Note which of the tasks the store holds, by listing."""
+        chosen = list(self.nodes.values() if nodes is None else nodes)
+        held = store.committed({n.name for n in chosen})
+        self.stored |= {n.key for n in chosen if n.key in held}
+
+    def ancestors(self, key: str) -> tuple[str, ...]:
+        """Keys of everything whose files the task may read: its inputs, their inputs, and so on."""
+        found: dict[str, None] = {}
+        todo = list(self.nodes[key].inputs)
+        while todo:
+            name = todo.pop(0)
+            if name not in found:
+                found[name] = None
+                todo += self.nodes[name].inputs
+        return tuple(found)
+
+    def graph(self) -> Graph:
+        """The graph of the run as planned, for simulation and tests (`search.DagSearch` grows its own)."""
+        graph = Graph()
+        for node in self.nodes.values():
+            graph.add(node.key, self.ancestors(node.key), kind=node.name, stored=node.key in self.stored)
+        return graph
+
+    def by_task(self) -> dict[str, dict[str, int]]:
+        """Counts by task class: {"Lanczos": {"tasks": 6, "stored": 2}}."""
+        tasks = Counter(n.name for n in self.nodes.values())
+        stored = Counter(n.name for n in self.nodes.values() if n.key in self.stored)
+        return {name: {"tasks": n, "stored": stored[name], "to_run": n - stored[name]} for name, n in tasks.items()}
+
+
+def make_plan(sweep: Sweep, store: Store | None, recorded: Sequence[Mapping[str, Any]] = ()) -> Plan:
+    """Plan a sweep against a store.
+
+    Args:
+        recorded: the settings that an adaptive search proposed in earlier runs, as its configs.
+
+    Raises:
+        InvalidValue: a value in a search space is impossible.
+    """
+    plan = Plan(sweep)
+    if sweep.search is None:
+        for setting in sweep.settings():
+            plan.add_setting(setting)
+    for config in recorded:
+        plan.add_setting(sweep.setting(len(plan.settings), config))
+    _check_metric(sweep)
+    if store is not None:
+        plan.look_up(store)
+    return plan
+
+
+def _check_metric(sweep: Sweep) -> None:
+    metrics = type(sweep.train).metrics
+    if metrics and sweep.metric not in metrics:
+        close = difflib.get_close_matches(sweep.metric, list(metrics), n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(metrics)}"
+        raise InvalidValue(f"Sweep: {type(sweep.train).__name__} has no result named {sweep.metric!r}{hint}.")
+
+
+def _check_signature(task: Task, subjects: int) -> None:
+    """Raise InvalidValue if the task's `run` cannot take its inputs."""
+    given = len(input_fields(task)) + subjects
+    try:
+        inspect.signature(task.run).bind(None, *[None] * given)
+    except TypeError:
+        names = ["ctx", *input_fields(task), *["trained", "a, b"][subjects - 1 : subjects]]
+        raise InvalidValue(
+            f"{type(task).__name__}.run must take {given} inputs after the context: run(self, {', '.join(names)})."
+        ) from None
+
+
+def why(plan: Plan, store: Store) -> dict[str, str]:
+    """For every task that must run, in words, what distinguishes it from the nearest stored one."""
+    must = [n for n in plan.nodes.values() if n.key not in plan.stored]
+    manifests: dict[str, list[dict[str, Any]]] = {}
+    for name in sorted({n.name for n in must}):
+        keys = sorted(store.committed([name]))
+        manifests[name] = list(store.manifests((name, k) for k in keys))
+    stored_specs = {m["key"]: m for items in manifests.values() for m in items}
+    reasons: dict[str, str] = {}
+    for node in must:  # inputs come first, so their reasons are known
+        reasons[node.key] = _reason(node, plan, manifests[node.name], stored_specs, reasons)
+    return reasons
+
+
+def _reason(
+    node: Node,
+    plan: Plan,
+    candidates: Sequence[Mapping[str, Any]],
+    stored: Mapping[str, Mapping[str, Any]],
+    reasons: Mapping[str, str],
+) -> str:
+    new_inputs = [plan.nodes[i] for i in node.inputs if i in reasons]
+    same_class = [m for m in candidates if m.get("class") == class_path(type(node.task))]
+    if not same_class:
+        return f"no {node.name} is stored yet"
+    best: list[str] | None = None
+    for manifest in same_class:
+        found = _differences(node, manifest)
+        if best is None or len(found) < len(best):
+            best = found
+    if new_inputs:
+        first = new_inputs[0]
+        # The cause lies upstream; what differs here besides is said as well.
+        own = [d for d in best or [] if not d.startswith(("input", "seed"))]
+        upstream = reasons[first.key]
+        cause = upstream if upstream.startswith(f"{first.name}: ") else f"{first.name}: {upstream}"
+        return "; ".join([*own, cause])
+    return "; ".join(best or ["the artifact was deleted"])
+
+
+def _differences(node: Node, manifest: Mapping[str, Any]) -> list[str]:
+    found: list[str] = []
+    found += _field_differences(manifest.get("fields", {}), own_fields(node.task), "")
+    seeds = manifest.get("seeds", {})
+    if dict(node.seeds) != seeds:
+        changed = sorted({node.seeds[s] for s in node.seeds if seeds.get(s) != node.seeds[s]})
+        found.append(f"new seed {', '.join(map(str, changed))}")
+    before, now = manifest.get("code", {}), node.code
+    for module in sorted(set(before) | set(now)):
+        if before.get(module) != now.get(module):
+            name = module.partition(":")[0].replace(".", "/") + ".py"
+            found.append(f"code of {name} changed" if module in before and module in now else f"code: {name} is new")
+    if manifest.get("inputs") != list(node.inputs):
+        found.append("inputs differ")
+    return found
+
+
+def _field_differences(before: Any, now: Any, path: str) -> list[str]:
+    if before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict) and before.get("class") == now.get("class"):
+        found = []
+        for name in {**now, **before}:
+            if name not in before or name not in now:
+                found.append(f"{'new' if name in now else 'no more'} field {name}")
+            else:
+                found += _field_differences(before[name], now[name], f"{path}.{name}" if path else name)
+        return found
+    return [f"{path}: {_short(before)} → {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "class" in value:
+        return str(value["class"]).rpartition(":")[2]
+    return str(value)

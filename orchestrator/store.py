@@ -1,0 +1,345 @@
+"""The store: committed artifacts and the records of runs, on any pyarrow filesystem.
+
+Layout::
+
+    artifacts/<Task>/<key>/manifest.json + the task's files     committed, never changed
+    runs/<sweep>/<run>/…                                        what a run leaves; `latest` names the newest
+    searches/<key>.json                                         decisions of adaptive searches
+
+The manifest is the commit: it is written last (object stores), or arrives together with the files by
+one atomic rename (local folders). Two workers that commit the same key are harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import StoreError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+"""Version of the layout; a store written by a newer version is refused."""
+
+
+class Store:
+    """Artifacts and run records under one URI.
+
+    Args:
+        uri: a folder ("./artifacts", "file:///data/x"), or a URI that `pyarrow.fs` knows
+            ("s3://bucket/prefix", "gs://bucket/prefix").
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.local: Path | None = None
+        self._remote: FileSystem | None = None
+        self._prefix = ""
+        scheme = uri.partition("://")[0] if "://" in uri else ""
+        if scheme in ("", "file"):
+            self.local = Path(uri[len("file://") :] if scheme else uri).expanduser().absolute()
+        else:
+            self._open_remote()
+
+    def _open_remote(self) -> None:
+        from pyarrow.fs import FileSystem
+
+        try:
+            self._remote, self._prefix = FileSystem.from_uri(self.uri)
+        except Exception as error:  # pyarrow raises ArrowInvalid, OSError, NotImplementedError, …
+            raise StoreError(f"The store {self.uri!r} cannot be opened: {_first_line(error)}.") from None
+
+    def __reduce__(self) -> Any:
+        return (Store, (str(self.local) if self.local else self.uri,))
+
+    def __str__(self) -> str:
+        return self.uri if self.local is None else str(self.local)
+
+    # Files by relative path, for both kinds of store
+
+    def path(self, relative: str) -> Path:
+        """Local path of a file of a local store."""
+        assert self.local is not None
+        return self.local / relative
+
+    def read(self, relative: str) -> bytes | None:
+        """The file's bytes, or None if there is no such file."""
+        try:
+            if self.local is not None:
+                return self.path(relative).read_bytes()
+            assert self._remote is not None
+            with self._remote.open_input_stream(f"{self._prefix}/{relative}") as stream:
+                return stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"The store {self} cannot be read ({relative}): {_first_line(error)}.") from None
+
+    def write(self, relative: str, data: bytes) -> None:
+        """Write the file atomically: a reader sees the old or the new content."""
+        try:
+            if self.local is not None:
+                target = self.path(relative)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+                _write_durably(part, data)
+                os.replace(part, target)
+                return
+            assert self._remote is not None
+            with self._remote.open_output_stream(f"{self._prefix}/{relative}") as stream:
+                stream.write(data)
+        except OSError as error:
+            raise StoreError(f"The store {self} cannot be written ({relative}): {_first_line(error)}.") from None
+
+    def append(self, relative: str, data: bytes) -> None:
+        """Add to a file of a local store (object stores cannot append; see `events`)."""
+        target = self.path(relative)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "ab") as file:
+            file.write(data)
+
+    def names(self, relative: str) -> list[str]:
+        """Names of the files and folders in a folder, sorted; empty if there is none."""
+        try:
+            if self.local is not None:
+                return sorted(os.listdir(self.path(relative)))
+            from pyarrow.fs import FileSelector
+
+            assert self._remote is not None
+            selector = FileSelector(f"{self._prefix}/{relative}", allow_not_found=True)
+            return sorted(info.base_name for info in self._remote.get_file_info(selector))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StoreError(f"The store {self} cannot be read ({relative}): {_first_line(error)}.") from None
+
+    def check_writable(self) -> None:
+        """Raise StoreError unless a file can be written, or if a newer version wrote the store."""
+        marker = self.read("store.json")
+        if marker is None:
+            self.write("store.json", json.dumps({"format": FORMAT}).encode())
+            return
+        try:
+            version = int(json.loads(marker)["format"])
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(
+                f"The store {self} has a damaged store.json: delete that file if the folder is a store."
+            ) from None
+        if version > FORMAT:
+            raise StoreError(
+                f"The store {self} was written by a newer version (format {version}; this one knows {FORMAT}): "
+                "upgrade the orchestrator, or name another store."
+            )
+        probe = f".writable-{uuid.uuid4().hex[:8]}"
+        self.write(probe, b"")
+        self._delete_file(probe)
+
+    def _delete_file(self, relative: str) -> None:
+        if self.local is not None:
+            self.path(relative).unlink(missing_ok=True)
+        else:
+            assert self._remote is not None
+            self._remote.delete_file(f"{self._prefix}/{relative}")
+
+    # Artifacts
+
+    def committed(self, task_names: Iterable[str]) -> set[str]:
+        """Keys of all committed artifacts of these task classes, found by listing."""
+        keys: set[str] = set()
+        for name in task_names:
+            keys |= self._committed_of(name)
+        return keys
+
+    def _committed_of(self, name: str) -> set[str]:
+        if self.local is not None:
+            folder = self.path(f"artifacts/{name}")
+            # A folder arrives by one rename with its manifest inside, so its name is proof enough.
+            try:
+                with os.scandir(folder) as entries:
+                    return {e.name for e in entries if not e.name.startswith(".")}
+            except FileNotFoundError:
+                return set()
+            except OSError as error:
+                raise StoreError(f"The store {self} cannot be read: {_first_line(error)}.") from None
+        from pyarrow.fs import FileSelector
+
+        assert self._remote is not None
+        selector = FileSelector(f"{self._prefix}/artifacts/{name}", recursive=True, allow_not_found=True)
+        try:
+            infos = self._remote.get_file_info(selector)
+        except OSError as error:
+            raise StoreError(f"The store {self} cannot be read: {_first_line(error)}.") from None
+        return {info.path.split("/")[-2] for info in infos if info.base_name == MANIFEST}
+
+    def task_names(self) -> list[str]:
+        """Names of the task classes that have artifacts."""
+        return self.names("artifacts")
+
+    def find(self, prefix: str) -> list[tuple[str, str]]:
+        """(task name, key) of every artifact whose key starts with `prefix`."""
+        return [(n, k) for n in self.task_names() for k in sorted(self._committed_of(n)) if k.startswith(prefix)]
+
+    def manifest(self, task_name: str, key: str) -> dict[str, Any]:
+        """The manifest of a committed artifact.
+
+        Raises:
+            StoreError: there is none, or it cannot be read.
+        """
+        data = self.read(f"artifacts/{task_name}/{key}/{MANIFEST}")
+        if data is None:
+            raise StoreError(f"The store {self} holds no artifact {task_name}/{key}.")
+        try:
+            return dict(json.loads(data))
+        except ValueError:
+            raise StoreError(
+                f"The manifest of {task_name}/{key} in {self} is damaged: delete that folder and run again."
+            ) from None
+
+    def manifests(self, artifacts: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+        """The manifests of many artifacts, in order; read in parallel from an object store."""
+        pairs = list(artifacts)
+        if self.local is not None:
+            yield from (self.manifest(n, k) for n, k in pairs)
+            return
+        with ThreadPoolExecutor(32) as pool:
+            yield from pool.map(lambda nk: self.manifest(*nk), pairs)
+
+    def workspace(self) -> Path:
+        """A new empty local folder for a running task's files, on the store's own disk if it has one."""
+        if self.local is None:
+            return Path(tempfile.mkdtemp(prefix="orchestrator-"))
+        parent = self.path("tmp")
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=parent))
+
+    def commit(self, task_name: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit the files of `folder` (from `workspace`) with this manifest, durably and atomically.
+
+        `files` (size and SHA-256 of each) is added to the manifest. If the key is committed already,
+        that artifact stays as it is.
+
+        Returns:
+            the manifest as committed, by this call or by an earlier one.
+        """
+        files = {}
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+            files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": digest.hexdigest()}
+        whole = {"format": FORMAT, "key": key, "task": task_name, **manifest, "files": files}
+        text = json.dumps(whole, sort_keys=True, indent=1).encode()
+        target = f"artifacts/{task_name}/{key}"
+        try:
+            if self.local is not None:
+                self._commit_locally(folder, list(files), text, self.path(target))
+            else:
+                self._commit_remotely(folder, list(files), text, target)
+        except OSError as error:
+            raise StoreError(f"The store {self} cannot be written: {_first_line(error)}.") from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return whole
+
+    def _commit_locally(self, folder: Path, files: list[str], manifest: bytes, target: Path) -> None:
+        for name in files:
+            _sync(folder / name)
+        _write_durably(folder / MANIFEST, manifest)
+        os.chmod(folder, 0o755)  # mkdtemp made it private
+        _sync(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(folder, target)
+        except OSError:
+            if (target / MANIFEST).exists():
+                return  # another worker committed the same key: same key, same content
+            raise
+        _sync(target.parent)
+
+    def _commit_remotely(self, folder: Path, files: list[str], manifest: bytes, target: str) -> None:
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        assert self._remote is not None
+        if self.read(f"{target}/{MANIFEST}") is not None:
+            return
+        for name in files:
+            copy_files(
+                str(folder / name),
+                f"{self._prefix}/{target}/{name}",
+                source_filesystem=LocalFileSystem(),
+                destination_filesystem=self._remote,
+            )
+        self.write(f"{target}/{MANIFEST}", manifest)
+
+    def fetch(self, task_name: str, key: str) -> Path:
+        """A local folder with the artifact's files: its own in a local store, else a cached copy."""
+        relative = f"artifacts/{task_name}/{key}"
+        if self.local is not None:
+            return self.path(relative)
+        cache = Path(tempfile.gettempdir()) / f"orchestrator-cache-{os.getuid()}" / key
+        if cache.exists():
+            return cache
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        assert self._remote is not None
+        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".part-"))
+        try:
+            copy_files(
+                f"{self._prefix}/{relative}",
+                str(part),
+                source_filesystem=self._remote,
+                destination_filesystem=LocalFileSystem(),
+            )
+            os.rename(part, cache)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            if not cache.exists():  # else another process of this node was faster
+                raise StoreError(f"The artifact {key} cannot be fetched from {self}: {_first_line(error)}.") from None
+        return cache
+
+    # Runs
+
+    def latest_run(self, sweep: str) -> str | None:
+        """Name of the newest run of a sweep."""
+        data = self.read(f"runs/{sweep}/latest")
+        return data.decode().strip() if data else None
+
+
+def _digest(file: Any) -> Any:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    """An error's first line without its final stop, to stand inside a sentence."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}" + (f" ({error.filename})" if error.filename else "")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

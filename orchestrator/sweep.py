@@ -1,0 +1,547 @@
+"""What a sweep file declares, checked: the training, its search spaces, the seeds, the probes.
+
+A sweep file is a Python module that defines `sweep = Sweep(...)`. Search spaces are Ray Tune's own
+(`tune.grid_search([...])`, `tune.uniform(...)`, …), standing anywhere in the training's fields.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import itertools
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import InvalidValue, UserError, nearest
+from tasks.spec import Spec, is_space
+from tasks.task import GroupProbe, PairProbe, Probe, Task
+
+from .errors import SweepError
+from .keys import SWEEP_MODULE_PREFIX, canonical
+
+Seeds = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One seed of a study.
+
+    Attributes:
+        label: its name in tables: "3", or "init=3" where only one stream varies.
+        seeds: the seed of every stream of randomness of the training.
+    """
+
+    label: str
+    seeds: Seeds
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the parameter space.
+
+    Attributes:
+        index: position in the order of declaration.
+        config: value by path ("train.optimizer.rho") of what the sweep varies.
+        train: the training with these values.
+    """
+
+    index: int
+    config: Mapping[str, Any]
+    train: Task
+
+    @property
+    def label(self) -> str:
+        """The varied values in words: "rho=0.05", or "default" if nothing is varied."""
+        return ", ".join(f"{short_name(p, self.config)}={show(v)}" for p, v in self.config.items()) or "default"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a setting with a seed. What rules about pairs are asked about."""
+
+    setting: Setting
+    replicate: Replicate
+
+
+@dataclass(frozen=True)
+class PairRule:
+    """Which pairs of trials a pair probe runs on; rules combine with `|`, `&` and `~`."""
+
+    holds: Callable[[Trial, Trial], bool]
+    words: str
+
+    def __call__(self, a: Trial, b: Trial) -> bool:
+        return self.holds(a, b)
+
+    def __or__(self, other: PairRule) -> PairRule:
+        return PairRule(lambda a, b: self(a, b) or other(a, b), f"({self.words} | {other.words})")
+
+    def __and__(self, other: PairRule) -> PairRule:
+        return PairRule(lambda a, b: self(a, b) and other(a, b), f"({self.words} & {other.words})")
+
+    def __invert__(self) -> PairRule:
+        return PairRule(lambda a, b: not self(a, b), f"~{self.words}")
+
+
+same_setting = PairRule(lambda a, b: a.setting.index == b.setting.index, "same_setting")
+same_seed = PairRule(lambda a, b: a.replicate.label == b.replicate.label, "same_seed")
+
+
+def vary(stream: str, values: Iterable[int], *, others: int = 0) -> tuple[dict[str, int], ...]:
+    """Seeds that vary one stream of randomness and freeze the others: `seeds=vary("init", range(5))`."""
+    return tuple({stream: v, "*": others} for v in values)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A study: trainings over settings and seeds, and what is measured on them.
+
+    Attributes:
+        train: the training; its fields may hold search spaces of Ray Tune.
+        seeds: integers, each driving every stream of randomness; or mappings from streams to seeds
+            (see `vary`), where "*" stands for the streams not named.
+        probes: tasks on every trained trial.
+        pairs: tasks on every pair of trials that `pair_when` admits.
+        groups: tasks on all seeds of every setting.
+        metric, mode: the training's result that counts, and whether "max" or "min" of it is better.
+        samples: how many times random spaces are drawn, or how many settings `search` may try.
+        search: a Ray Tune search algorithm that proposes settings (`OptunaSearch()`); it sees the
+            metric averaged over the seeds of a setting.
+        scheduler: a Ray Tune scheduler that may stop trainings early (`ASHAScheduler()`).
+        search_seed: drives the drawing from random spaces.
+        slot: the resources that one task holds ({"cpu": 1, "gpu": 0.25}; "memory" in bytes).
+        slots: other resources for some kinds of task ({AutoNEB: {"gpu": 1}}).
+        smoke: overrides by path for `--smoke`, a run of a minute that shows that all works.
+    """
+
+    train: Task
+    seeds: Sequence[int | Seeds]
+    probes: Sequence[Probe] = ()
+    pairs: Sequence[PairProbe] = ()
+    groups: Sequence[GroupProbe] = ()
+    pair_when: PairRule = same_setting
+    metric: str = "val_accuracy"
+    mode: str = "max"
+    samples: int = 1
+    search: Any = None
+    scheduler: Any = None
+    search_seed: int = 0
+    slot: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1})
+    slots: Mapping[type[Task], Mapping[str, float]] = field(default_factory=dict)
+    smoke: Mapping[str, Any] = field(default_factory=dict)
+    name: str = field(default="", kw_only=True)
+    question: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.train, Task):
+            raise InvalidValue(f"Sweep: train must be a task such as Train(...), not {self.train!r}.")
+        for name, kind in (("probes", Probe), ("pairs", PairProbe), ("groups", GroupProbe)):
+            items = getattr(self, name)
+            if isinstance(items, Task) or not isinstance(items, Iterable):
+                raise InvalidValue(f"Sweep: {name} must be a list of tasks, not {items!r}.")
+            object.__setattr__(self, name, tuple(items))
+            for item in getattr(self, name):
+                if not isinstance(item, kind):
+                    hint = " (an instance is needed: add parentheses)" if isinstance(item, type) else _home(item)
+                    raise InvalidValue(f"Sweep: {name} holds {item!r}, which is not a {kind.__name__}{hint}.")
+                if spaces(item):
+                    raise InvalidValue(f"Sweep: {name} holds a search space; only the training's fields may.")
+        if not isinstance(self.pair_when, PairRule):
+            raise InvalidValue(
+                "Sweep: pair_when must be made of same_setting and same_seed (with |, & and ~), "
+                f"not {self.pair_when!r}."
+            )
+        if self.mode not in ("max", "min"):
+            raise InvalidValue(f"Sweep: mode must be 'max' or 'min', not {self.mode!r}.")
+        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
+            raise InvalidValue(f"Sweep: samples must be an integer of at least 1, not {self.samples!r}.")
+        if not isinstance(self.metric, str):
+            raise InvalidValue(f"Sweep: metric must be the name of a result, not {self.metric!r}.")
+        object.__setattr__(self, "seeds", self._checked_seeds())
+        object.__setattr__(self, "slot", checked_slot(self.slot, "slot"))
+        slots = {}
+        for task, slot in dict(self.slots).items():
+            if not (isinstance(task, type) and issubclass(task, Task)):
+                raise InvalidValue(f"Sweep: slots must map task classes to resources; {task!r} is not one.")
+            slots[task] = checked_slot(slot, f"slots[{task.__name__}]")
+        object.__setattr__(self, "slots", slots)
+
+    def _checked_seeds(self) -> tuple[int | Seeds, ...]:
+        if isinstance(self.seeds, (str, bytes)) or not isinstance(self.seeds, Iterable):
+            raise InvalidValue(f"Sweep: seeds must be integers such as range(5), not {self.seeds!r}.")
+        seeds = tuple(self.seeds)
+        if not seeds:
+            raise InvalidValue("Sweep: seeds is empty: give at least one, such as range(5).")
+        for seed in seeds:
+            values = seed.values() if isinstance(seed, Mapping) else [seed]
+            if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+                raise InvalidValue(f"Sweep: a seed must be a non-negative integer (or streams with one each), not {seed!r}.")
+            for stream in seed if isinstance(seed, Mapping) else ():
+                if stream != "*" and stream not in self.train.streams:
+                    raise InvalidValue(
+                        f"Sweep: {type(self.train).__name__} has no stream of randomness named {stream!r}"
+                        f"{nearest(stream, self.train.streams)}; it has {', '.join(self.train.streams) or 'none'}."
+                    )
+        labels = [r.label for r in _replicates(seeds, self.train.streams)]
+        if len(set(labels)) < len(labels):
+            raise InvalidValue(f"Sweep: seeds holds the same seed twice: {seeds!r}.")
+        return seeds
+
+    @property
+    def replicates(self) -> tuple[Replicate, ...]:
+        """The seeds, each with a label and the seed of every stream."""
+        return _replicates(self.seeds, self.train.streams)
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """The search spaces by path, in the order of the fields."""
+        return spaces(self.train, "train")
+
+    def settings(self) -> list[Setting]:
+        """All settings of a grid or random sweep, without repetition.
+
+        Raises:
+            InvalidValue: a value in a search space is impossible for its field.
+        """
+        space = self.space
+        if not space:
+            return [Setting(0, {}, self.train)]
+        configs: list[dict[str, Any]] = []
+        if all(isinstance(s, Mapping) for s in space.values()):
+            grids = [list(s["grid_search"]) for s in space.values()]
+            configs = [dict(zip(space, values, strict=True)) for values in itertools.product(*grids)]
+        else:
+            import numpy as np
+            from ray.tune.search.variant_generator import generate_variants
+
+            state = np.random.RandomState(self.search_seed)
+            for _ in range(self.samples):
+                for _, config in generate_variants(dict(space), random_state=state):
+                    configs.append(dict(config))
+        unique = {repr(canonical(c)): c for c in configs}
+        return [self.setting(i, config) for i, config in enumerate(unique.values())]
+
+    def setting(self, index: int, config: Mapping[str, Any]) -> Setting:
+        """The setting with these values for the search spaces."""
+        train: Any = self.train
+        for path, value in config.items():
+            train = _replaced(train, path.split(".")[1:], plain(value), path)
+        return Setting(index, {p: plain(v) for p, v in config.items()}, train)
+
+    def override(self, overrides: Mapping[str, Any]) -> Sweep:
+        """This sweep with other values at some paths: "train.epochs", "probes.Lanczos.k", "seeds".
+
+        Raises:
+            InvalidValue: a path does not exist (the nearest valid one is named), or a value is impossible.
+        """
+        sweep = self
+        for path, value in overrides.items():
+            head, *rest = path.split(".")
+            if not isinstance(path, str) or head not in _OVERRIDABLE:
+                raise InvalidValue(f"There is no {path!r} in a sweep{nearest(path, sweep.paths())}.")
+            if not rest:
+                new = value
+            elif head == "train":
+                new = _replaced(sweep.train, rest, value, path, sweep)
+            elif head in ("probes", "pairs", "groups"):
+                new = _replaced_probe(getattr(sweep, head), head, rest, value, sweep)
+            else:
+                raise InvalidValue(f"There is no {path!r} in a sweep{nearest(path, sweep.paths())}.")
+            sweep = dataclasses.replace(sweep, **{head: new})
+        return sweep
+
+    def paths(self) -> list[str]:
+        """Every path that `override` accepts."""
+        found = list(_OVERRIDABLE)
+        found += _paths(self.train, "train")
+        for group in ("probes", "pairs", "groups"):
+            for probe in getattr(self, group):
+                name = f"{group}.{type(probe).__name__}"
+                found += [name, *_paths(probe, name)]
+        return found
+
+
+_OVERRIDABLE = (
+    "train", "seeds", "probes", "pairs", "groups", "pair_when", "metric", "mode", "samples", "search",
+    "scheduler", "search_seed", "slot",
+)  # fmt: skip
+
+
+def _home(item: Any) -> str:
+    for name, kind in (("probes", Probe), ("pairs", PairProbe), ("groups", GroupProbe)):
+        if isinstance(item, kind):
+            return f" (it belongs in {name})"
+    return ""
+
+
+def _replicates(seeds: Sequence[int | Seeds], streams: Sequence[str]) -> tuple[Replicate, ...]:
+    found = []
+    for seed in seeds:
+        if isinstance(seed, Mapping):
+            rest = seed.get("*", 0)
+            label = ",".join(f"{k}={v}" for k, v in seed.items() if k != "*") or str(rest)
+            found.append(Replicate(label, {s: seed.get(s, rest) for s in streams}))
+        else:
+            found.append(Replicate(str(seed), dict.fromkeys(streams, seed)))
+    return tuple(found)
+
+
+def checked_slot(slot: Any, where: str) -> dict[str, float]:
+    """A slot with checked names and amounts, `cpu` always stated."""
+    known = ("cpu", "gpu", "memory")
+    if not isinstance(slot, Mapping):
+        raise InvalidValue(f"Sweep: {where} must be a mapping such as {{'cpu': 1}}, not {slot!r}.")
+    for name, amount in slot.items():
+        if name not in known:
+            raise InvalidValue(f"Sweep: {where} names {name!r}{nearest(name, known)}; known are cpu, gpu and memory.")
+        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
+            raise InvalidValue(f"Sweep: {where}[{name!r}] must be a number of at least 0, not {amount!r}.")
+    return {"cpu": 1.0, **{k: float(v) for k, v in slot.items()}}
+
+
+def spaces(spec: Any, path: str = "") -> dict[str, Any]:
+    """Search spaces in the fields of a Spec, by path."""
+    if is_space(spec):
+        return {path: spec}
+    found: dict[str, Any] = {}
+    if isinstance(spec, Spec):
+        for f in dataclasses.fields(spec):
+            found |= spaces(getattr(spec, f.name), f"{path}.{f.name}")
+    return found
+
+
+def _fields(spec: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(spec) if isinstance(spec, Spec) else ()
+
+
+def _paths(spec: Any, path: str) -> Iterator[str]:
+    for option in spec["grid_search"] if isinstance(spec, Mapping) and is_space(spec) else [spec]:
+        for f in _fields(option):
+            yield f"{path}.{f.name}"
+            yield from _paths(getattr(option, f.name), f"{path}.{f.name}")
+
+
+def _replaced(spec: Any, rest: list[str], value: Any, path: str, sweep: Sweep | None = None) -> Any:
+    """`spec` with the field at the remaining path replaced; Specs are rebuilt, so they check the value."""
+    if not rest:
+        return value
+    if isinstance(spec, Mapping) and is_space(spec):  # a grid of Specs: in each that has the field
+        options = [o for o in spec["grid_search"] if rest[0] in {f.name for f in _fields(o)}]
+        if options:
+            return {
+                "grid_search": [
+                    _replaced(o, rest, value, path, sweep) if any(o is q for q in options) else o
+                    for o in spec["grid_search"]
+                ]
+            }
+    names = [f.name for f in _fields(spec)]
+    if rest[0] not in names:
+        hint = nearest(path, sweep.paths()) if sweep else nearest(rest[0], names)
+        raise InvalidValue(f"There is no {path!r} in this sweep{hint}.")
+    inner = _replaced(getattr(spec, rest[0]), rest[1:], value, path, sweep)
+    return dataclasses.replace(spec, **{rest[0]: inner})
+
+
+def _replaced_probe(probes: Sequence[Task], head: str, rest: list[str], value: Any, sweep: Sweep) -> tuple[Task, ...]:
+    path = ".".join([head, *rest])
+    matching = [p for p in probes if type(p).__name__ == rest[0]]
+    if not matching:
+        raise InvalidValue(f"There is no {path!r} in this sweep{nearest(path, sweep.paths())}.")
+    return tuple(_replaced(p, rest[1:], value, path, sweep) if p in matching else p for p in probes)
+
+
+def plain(value: Any) -> Any:
+    """A value from a sampler as a plain Python one (numpy scalars unwrapped)."""
+    return value.item() if hasattr(value, "item") and not isinstance(value, Spec) else value
+
+
+def show(value: Any) -> str:
+    """A value in a label: `0.05`, `SGD(lr=0.1)`, `(64, 64)`; only fields that differ from the defaults."""
+    if isinstance(value, Spec):
+        parts = []
+        for f in dataclasses.fields(value):
+            v = getattr(value, f.name)
+            if not (f.default is not dataclasses.MISSING and v == f.default):
+                parts.append(f"{f.name}={show(v)}")
+        return f"{type(value).__name__}({', '.join(parts)})" if parts else type(value).__name__
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def short_name(path: str, config: Mapping[str, Any]) -> str:
+    """The shortest end of a path that no other varied path shares: "train.optimizer.rho" → "rho"."""
+    parts = path.split(".")
+    for n in range(1, len(parts)):
+        tail = ".".join(parts[-n:])
+        if sum(p == tail or p.endswith(f".{tail}") for p in config) == 1:
+            return tail
+    return path
+
+
+def load_sweep(
+    file: str | Path, *, smoke: bool = False, sets: Sequence[str] = (), seeds: int | None = None
+) -> Sweep:
+    """The sweep that a file declares.
+
+    Args:
+        smoke: apply the overrides of `Sweep.smoke`.
+        sets: overrides `PATH=VALUE`, applied after these.
+        seeds: how many seeds to use: the first of those declared, continued by counting on.
+
+    Raises:
+        SweepError: the file is missing, does not import, or defines no `sweep`.
+        InvalidValue: it holds an impossible value.
+    """
+    path = Path(file)
+    if not path.exists():
+        others = [str(p) for p in (path.parent if path.parent.is_dir() else Path()).glob("*.py")]
+        raise SweepError(f"There is no sweep file {str(file)!r}{nearest(str(file), others)}.")
+    if path.is_dir() or path.suffix != ".py":
+        raise SweepError(f"{str(file)!r} is not a sweep file: name a Python file such as sweeps/sam_rho.py.")
+    module_name = SWEEP_MODULE_PREFIX + path.stem
+    spec = importlib.util.spec_from_file_location(module_name, path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # modules beside the sweep file can be imported, as in a script
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's file may raise, SystemExit included
+        raise SweepError(_import_failure(path, error)) from error
+    sweep = getattr(module, "sweep", None)
+    if sweep is None:
+        defined = [k for k, v in vars(module).items() if isinstance(v, Sweep)]
+        hint = f" (it defines {defined[0]!r}: rename that)" if defined else ": add sweep = Sweep(train=..., seeds=...)"
+        raise SweepError(f"{file} defines no `sweep`{hint}.")
+    if not isinstance(sweep, Sweep):
+        raise SweepError(f"In {file}, `sweep` must be a Sweep, not {type(sweep).__name__}.")
+    question = (module.__doc__ or "").strip()
+    sweep = dataclasses.replace(sweep, name=path.stem + ("-smoke" if smoke else ""), question=question)
+    if smoke:
+        if not sweep.smoke:
+            raise SweepError(f"{file} has no smoke size: add smoke={{'train.epochs': 1, ...}} to its Sweep.")
+        try:
+            sweep = sweep.override(sweep.smoke)
+        except UserError as error:
+            raise SweepError(f"{file}, smoke: {error}") from error
+    sweep = sweep.override(parse_overrides(sets, vars(module)))
+    return sweep if seeds is None else sweep.override({"seeds": _first_seeds(sweep.seeds, seeds)})
+
+
+def _first_seeds(declared: Sequence[int | Seeds], n: int) -> list[int | Seeds]:
+    seeds = list(declared[:n])
+    if len(seeds) < n:
+        whole = [s for s in declared if isinstance(s, int)]
+        if len(whole) < len(declared):
+            raise InvalidValue(f"--seeds {n}: the sweep declares {len(declared)} seeds by stream; declare more there.")
+        seeds += range(max(whole) + 1, max(whole) + 1 + n - len(seeds))
+    return seeds
+
+
+def _import_failure(path: Path, error: BaseException) -> str:
+    """One sentence: where in the file it failed, and why."""
+    line = None
+    if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
+        return f"{path}, line {error.lineno}: {error.msg}."
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == str(path.resolve()):
+            line = frame.lineno
+    where = f"{path}, line {line}" if line else str(path)
+    if isinstance(error, UserError):
+        return f"{where}: {error}"
+    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+        return f"{where}: {_unknown_field(error)}"
+    if isinstance(error, ImportError) and getattr(error, "name_from", None):
+        module = sys.modules.get(error.name or "")
+        hint = nearest(error.name_from, dir(module)) if module else ""
+        return f"{where}: {error.name} has no {error.name_from!r}{hint}."
+    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return f"{where}: {type(error).__name__}: {text}."
+
+
+def _unknown_field(error: TypeError) -> str:
+    """The sentence for a field that a Spec does not have, with the nearest one it has."""
+    text = str(error)  # "Lanczos.__init__() got an unexpected keyword argument 'kk'"
+    cls_name, _, rest = text.partition(".__init__()")
+    unknown = rest.split("'")[1] if "'" in rest else "?"
+    classes = {c.__name__: c for c in _subclasses(Spec)} | {"Sweep": Sweep}
+    cls = classes.get(cls_name)
+    names = [f.name for f in dataclasses.fields(cls)] if cls else []
+    hint = nearest(unknown, names) or (f"; it has {', '.join(names)}" if names else "")
+    return f"{cls_name} has no field {unknown!r}{hint}."
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+def parse_overrides(items: Iterable[str], names: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides from the command line: `PATH=VALUE`, the value a Python literal or a bare string.
+
+    A list for a path of the training is a grid (`train.optimizer.rho=[0.0,0.05]`); a tuple is a value.
+    Values such as `MLP(widths=(32,))` may use `names`, those of the sweep file. They are built from
+    literals and calls of Specs only; nothing else is evaluated.
+    """
+    overrides = {}
+    for item in items:
+        path, equals, text = item.partition("=")
+        path = path.strip()
+        if not equals or not path:
+            raise InvalidValue(f"--set {item!r} is not PATH=VALUE, such as --set train.epochs=2.")
+        value = _parse_value(text.strip(), names, item)
+        if isinstance(value, list) and path.startswith("train."):
+            if not value:
+                raise InvalidValue(f"--set {item!r}: the list is empty.")
+            value = {"grid_search": value}
+        overrides[path] = value
+    return overrides
+
+
+def _parse_value(text: str, names: Mapping[str, Any], item: str) -> Any:
+    try:
+        node = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return text  # a bare string, such as a path
+    if isinstance(node, ast.Name) and node.id not in names:
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return _build(node, names, item)
+
+
+def _build(node: ast.expr, names: Mapping[str, Any], item: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        pass
+    if isinstance(node, (ast.List, ast.Tuple)):
+        values = [_build(e, names, item) for e in node.elts]
+        return values if isinstance(node, ast.List) else tuple(values)
+    if isinstance(node, ast.Name) and isinstance(names.get(node.id), (PairRule, Spec)):
+        return names[node.id]
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Name):
+            cls = range if node.func.id == "range" else names.get(node.func.id)
+            if cls is range or (isinstance(cls, type) and issubclass(cls, Spec)):
+                args = [_build(a, names, item) for a in node.args]
+                keywords = {k.arg: _build(k.value, names, item) for k in node.keywords if k.arg}
+                try:
+                    return cls(*args, **keywords)
+                except TypeError as error:
+                    raise InvalidValue(f"--set {item!r}: {_unknown_field(error)}") from error
+            specs = [n for n, v in names.items() if isinstance(v, type) and issubclass(v, Spec)]
+            raise InvalidValue(
+                f"--set {item!r}: {node.func.id!r} is not a Spec that the sweep file knows"
+                f"{nearest(node.func.id, specs)}; import it there."
+            )
+    raise InvalidValue(f"--set {item!r}: the value must be a literal such as 2, [0.0, 0.05] or MLP(widths=(32,)).")

@@ -1,0 +1,1 @@
+"""Trainings and probes of loss landscapes. Knows torch; never Ray, never the orchestrator."""
