@@ -1,0 +1,310 @@
+"""Training: the task that every probe stands on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from .data.augment import Augment
+from .data.dataset import Data, Dataset, Split, load_data
+from .errors import InvalidValue
+from .models.model import Model
+from .optimizers.optimizer import Optimizer
+from .optimizers.sgd import SGD
+from .schedules import Constant, Schedule
+from .spec import AtLeast, AtMost, MoreThan
+from .task import Artifact, Context, Curve, Results, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["Train", "evaluate", "noisy_labels"]
+
+CHECK_EVERY = 50  # steps between two looks at whether the loss is still finite: each waits for the device
+
+
+@dataclass(frozen=True)
+class Train(Task):
+    """Train a network by minibatch descent on the mean cross-entropy.
+
+    Each epoch goes through the training examples in a new random order, in batches of exactly
+    `batch_size`; the examples that are left over wait for another epoch. A training set smaller than
+    one batch is one batch.
+
+    The artifact holds `weights.safetensors` (parameters and buffers; left out if they are not finite),
+    `history.parquet` and `history.npz` (one row an epoch), and with label noise `label_noise.npz`
+    (`labels`: those trained on, shape (n,); `changed`: indices of those that are not the true ones).
+
+    Streams of randomness: "init" draws the initial parameters, "order" the batches, "augmentation" the
+    crops and flips, "label_noise" the labels. Each epoch has its own part of "order" and "augmentation".
+    The same seeds give the same bytes on the same hardware and number of threads.
+
+    Attributes:
+        dataset: what to train on.
+        model: the network.
+        optimizer: how to update it.
+        schedule: factor on the optimizer's step size over the training.
+        epochs: passes over the training examples.
+        batch_size: examples a step.
+        augment: random changes to the training images; None for none.
+        label_noise: share of the training labels replaced by another class, uniform over the others.
+        clip_norm: largest norm of the gradient that a step uses; None for no limit.
+        precision: of the training's forward and backward passes. "float32" is just that; "tf32" lets
+            NVIDIA GPUs round the factors of products to 10 bits; "bf16" computes them in bfloat16
+            (autocast). Evaluation is always in float32.
+        channels_last: store images with the channels innermost, often faster for convolutions on GPUs.
+        compile: compile the network with `torch.compile`.
+        deterministic: use only deterministic GPU kernels; False is faster, but not reproducible.
+    """
+
+    dataset: Dataset
+    model: Model
+    optimizer: Optimizer = SGD(lr=0.05, momentum=0.9)
+    schedule: Schedule = Constant()
+    epochs: Annotated[int, AtLeast(1)] = 10
+    batch_size: Annotated[int, AtLeast(1)] = 128
+    augment: Augment | None = None
+    label_noise: Annotated[float, AtLeast(0), AtMost(1)] = 0.0
+    clip_norm: Annotated[float, MoreThan(0)] | None = None
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = True
+
+    streams: ClassVar[tuple[str, ...]] = ("init", "order", "augmentation", "label_noise")
+
+    metrics: ClassVar[Mapping[str, str]] = {
+        "train_loss": "training loss at the end (cross-entropy, eval mode, labels as trained on)",
+        "train_accuracy": "training accuracy at the end (eval mode, labels as trained on)",
+        "val_loss": "validation loss (cross-entropy)",
+        "val_accuracy": "validation accuracy",
+        "test_loss": "test loss (cross-entropy)",
+        "test_accuracy": "test accuracy",
+        "generalisation_gap": "generalisation gap (test loss − training loss)",
+        "grad_norm": "gradient norm (mean over the steps of the last epoch, before clipping)",
+        "epochs": "epochs trained",
+        "parameters": "number of parameters",
+        "diverged": "ended in a non-finite loss",
+    }
+    headline: ClassVar[tuple[str, ...]] = (
+        "val_accuracy",
+        "test_accuracy",
+        "train_loss",
+        "test_loss",
+        "generalisation_gap",
+    )
+    curves: ClassVar[tuple[Curve, ...]] = (
+        Curve(
+            file="history",
+            x="epoch",
+            y=("running_train_loss", "val_loss"),
+            title="Loss during training",
+            xlabel="epoch",
+            ylabel="cross-entropy",
+            log_y=True,
+            dashed=("running_train_loss",),
+        ),
+        Curve(
+            file="history",
+            x="epoch",
+            y=("running_train_accuracy", "val_accuracy"),
+            title="Accuracy during training",
+            xlabel="epoch",
+            ylabel="accuracy",
+            dashed=("running_train_accuracy",),
+        ),
+    )
+
+    def run(self, ctx: Context, dataset: Artifact) -> Generator[Results, None, Results]:
+        """Train, reporting after each epoch.
+
+        Yields:
+            `epoch` (from 1), `lr_factor`, `train_loss` and `train_accuracy` (running means over the epoch's
+            steps, in training mode: what `history` calls running_train_loss), `val_loss`, `val_accuracy`,
+            `generalisation_gap` (validation loss − running training loss), `grad_norm` (mean over the steps).
+
+        Returns:
+            the scalars in `metrics`. Of a diverged training the losses, accuracies and norms are None.
+
+        Raises:
+            InvalidValue: model, augmentation and dataset do not go together.
+        """
+        import torch
+        from torch.nn import functional as F
+
+        device = ctx.device
+        data = load_data(ctx, dataset)
+        train = data.train
+        if self.label_noise > 0:
+            labels, changed = noisy_labels(train.y.cpu(), data.classes, self.label_noise, ctx.generator("label_noise"))
+            ctx.save_arrays("label_noise", labels=labels, changed=changed)
+            train = Split(train.x, labels.to(device))
+
+        network = self.model.build(data.shape, data.classes, ctx.generator("init")).to(device)
+        _refuse_dropout(network)
+        if self.channels_last and len(data.shape) == 3:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        forward = torch.compile(network) if self.compile else network
+        stepper = self.optimizer.build(network)
+
+        examples = len(train.y)
+        batch = min(self.batch_size, examples)
+        steps = examples // batch
+        history: dict[str, list[Any]] = {}
+        diverged = False
+
+        with _precision(self.precision, self.deterministic):
+            for epoch in range(self.epochs):
+                network.train()
+                order = torch.randperm(examples, generator=ctx.generator(f"order/{epoch}")).to(device)
+                if self.augment is not None:
+                    drawn = self.augment.draw(examples, ctx.generator(f"augmentation/{epoch}")).to(device)
+                losses, hits, norms = (torch.zeros((), device=device) for _ in range(3))
+
+                for step in range(steps):
+                    rows = order[step * batch : (step + 1) * batch]
+                    x, y = train.x[rows], train.y[rows]
+                    if self.augment is not None:
+                        x = self.augment.apply(x, drawn[step * batch : (step + 1) * batch])
+                    x = data.normalise(x)
+                    if self.channels_last and x.ndim == 4:
+                        x = x.contiguous(memory_format=torch.channels_last)
+
+                    def backward(x: torch.Tensor = x, y: torch.Tensor = y) -> tuple[torch.Tensor, torch.Tensor]:
+                        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                            outputs = forward(x)
+                        loss = F.cross_entropy(outputs.float(), y)
+                        loss.backward()
+                        return loss.detach(), outputs.detach()
+
+                    loss, outputs = stepper.gradient(backward)
+                    gradients = [p.grad for p in stepper.parameters if p.grad is not None]
+                    norm = torch.nn.utils.get_total_norm(gradients)
+                    if self.clip_norm is not None:
+                        torch.nn.utils.clip_grads_with_norm_(stepper.parameters, self.clip_norm, norm)
+                    factor = self.schedule.factor(epoch * steps + step, self.epochs * steps)
+                    stepper.step(factor)
+
+                    losses += loss  # on the device: nothing here waits for it
+                    hits += (outputs.argmax(1) == y).sum()
+                    norms += norm
+                    if step % CHECK_EVERY == CHECK_EVERY - 1 and not math.isfinite(losses.item()):
+                        break
+
+                done = step + 1
+                running_loss = losses.item() / done
+                val_loss, val_accuracy = evaluate(network, data, data.validation)
+                diverged = not (math.isfinite(running_loss) and math.isfinite(val_loss))
+                row = {
+                    "epoch": epoch + 1,
+                    "lr_factor": factor,
+                    "running_train_loss": running_loss,
+                    "running_train_accuracy": hits.item() / (done * batch),
+                    "val_loss": val_loss,
+                    "val_accuracy": val_accuracy,
+                    "generalisation_gap": val_loss - running_loss,
+                    "grad_norm": norms.item() / done,
+                }
+                for name, value in row.items():
+                    history.setdefault(name, []).append(value)
+                if diverged:
+                    ctx.log(f"epoch {epoch + 1}: the loss is not finite, so the training ends here")
+                    break
+                ctx.log(f"epoch {epoch + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch"))
+                yield {k.removeprefix("running_"): v for k, v in row.items()}
+
+        ctx.save_table("history", history)
+        ctx.save_arrays("history", **history)
+        save_weights(network, ctx)
+        results: dict[str, Any] = dict.fromkeys(self.metrics)
+        results |= {
+            "epochs": len(history["epoch"]),
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "diverged": diverged,
+        }
+        if not diverged:
+            results["train_loss"], results["train_accuracy"] = evaluate(network, data, train)
+            results["val_loss"], results["val_accuracy"] = val_loss, val_accuracy
+            results["test_loss"], results["test_accuracy"] = evaluate(network, data, data.test)
+            results["generalisation_gap"] = results["test_loss"] - results["train_loss"]
+            results["grad_norm"] = history["grad_norm"][-1]
+        return results
+
+
+def evaluate(network: nn.Module, data: Data, split: Split, batch: int = 1000) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of `network` on a split, in eval mode and float32."""
+    import torch
+    from torch.nn import functional as F
+
+    training = network.training
+    network.eval()
+    total = torch.zeros((), dtype=torch.float64, device=split.y.device)
+    hits = torch.zeros((), dtype=torch.int64, device=split.y.device)
+    with torch.no_grad(), _precision("float32", deterministic=True):
+        for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
+            outputs = network(data.normalise(x))
+            total += F.cross_entropy(outputs, y, reduction="sum")
+            hits += (outputs.argmax(1) == y).sum()
+    network.train(training)
+    return total.item() / len(split.y), hits.item() / len(split.y)
+
+
+def noisy_labels(
+    labels: torch.Tensor, classes: int, share: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels of which round(share · n) are replaced by one of the other classes, uniformly.
+
+    With the same generator, a smaller share changes some of the labels that a larger one changes, and in
+    the same way.
+
+    Returns:
+        the labels, int64 of shape (n,), and the sorted indices of those changed.
+    """
+    import torch
+
+    order = torch.randperm(len(labels), generator=generator)
+    shifts = torch.randint(1, classes, (len(labels),), generator=generator)
+    changed = order[: round(share * len(labels))].sort().values
+    noisy = labels.clone()
+    noisy[changed] = (labels[changed] + shifts[changed]) % classes
+    return noisy, changed
+
+
+def save_weights(network: nn.Module, ctx: Context) -> None:
+    """Write parameters and buffers to weights.safetensors, unless one of them is not finite."""
+    import torch
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
+        save_file(state, ctx.dir / "weights.safetensors")
+
+
+def _refuse_dropout(network: nn.Module) -> None:
+    from torch.nn.modules.dropout import _DropoutNd
+
+    for name, module in network.named_modules():
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            raise InvalidValue(
+                f"The model's layer {name!r} is a dropout: it draws from torch's global random state, "
+                f"which no seed of the study drives."
+            )
+
+
+@contextmanager
+def _precision(precision: str, deterministic: bool) -> Iterator[None]:
+    """Set how GPUs compute products and pick kernels, and set it back afterwards."""
+    import torch
+
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    cudnn.allow_tf32 = matmul.allow_tf32 = precision == "tf32"
+    cudnn.deterministic, cudnn.benchmark = deterministic, not deterministic
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
