@@ -63,8 +63,8 @@ class Train(Task):
 
     dataset: Dataset
     model: Model
-    optimizer: Optimizer = SGD(lr=0.05, momentum=0.9)
-    schedule: Schedule = Constant()
+    optimizer: Optimizer = SGD(lr=0.05, momentum=0.9)  # noqa: RUF009 (immutable)
+    schedule: Schedule = Constant()  # noqa: RUF009 (immutable)
     epochs: Annotated[int, AtLeast(1)] = 10
     batch_size: Annotated[int, AtLeast(1)] = 128
     augment: Augment | None = None
