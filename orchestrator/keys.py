@@ -16,7 +16,7 @@ import math
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,7 @@ def _library_roots() -> tuple[Path, ...]:
     return tuple(Path(r).resolve() for r in roots)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
