@@ -89,12 +89,14 @@ class Graph:
         alone: bool = False,
         stored: bool = False,
         barren: bool = False,
+        stopped: bool = False,
     ) -> None:
         """Make a task known; its inputs must be known already. A key that is known stays as it is.
 
         Args:
             stored: it is committed already.
             barren: it is committed and diverged: its dependents are skipped.
+            stopped: a scheduler ended it early in an earlier run: it is skipped.
 
         Raises:
             KeyError: an input is unknown.
@@ -113,6 +115,9 @@ class Graph:
         if stored:
             vertex.barren = barren
             self._set(vertex, State.STORED)
+            return
+        if stopped:
+            self._skip(vertex, key)
             return
         bad = [n for n in unique if self._blocks(self.vertices[n])]
         if bad:

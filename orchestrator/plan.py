@@ -119,6 +119,10 @@ class Plan:
                         self._add(pair, [node_a, node_b], "pair", (a, b))
         return list(self.nodes.values())[before:]
 
+    def trainings(self, setting: Setting) -> list[Node]:
+        """The trainings of a setting, in the order of the seeds."""
+        return [node for trial, node in self._trials if trial.setting.index == setting.index]
+
     def _add_trial(self, trial: Trial) -> tuple[Trial, Node]:
         return trial, self._add(trial.setting.train, [], "train", (trial,), trial.replicate)
 

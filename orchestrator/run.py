@@ -1,0 +1,401 @@
+"""Running a plan: Ray is started or joined, Tune is set up with DagSearch, the outcome is gathered."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .decisions import Decisions
+from .errors import ClusterError, InvalidValue
+from .events import Events
+from .graph import Graph
+from .plan import Plan
+from .store import Store
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are in the store; CSV and TensorBoard copies cost seconds
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # probes do not report the trainings' metric
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled here
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's own state is not used: the store is the state
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@dataclass
+class Finished:
+    """What became of a run.
+
+    Attributes:
+        graph: with the final state of every task.
+        errors: one line for each failed task, by key.
+        started: Unix seconds; `seconds`: wall time; `startup`: of it, until the first worker was ready
+            to be given work.
+        slots: tasks that could run at the same time.
+        interrupted: ended by Ctrl-C or a stop signal.
+    """
+
+    graph: Graph
+    errors: Mapping[str, str]
+    started: float
+    seconds: float
+    startup: float
+    slots: int
+    interrupted: bool = False
+
+
+def preflight(plan: Plan) -> None:
+    """Let every task that must run check what it can, before anything is scheduled."""
+    checked = set()
+    for node in plan.nodes.values():
+        if node.key not in plan.stored and node.kind == "data" and node.task not in checked:
+            checked.add(node.task)
+            node.task.preflight()
+
+
+def execute_plan(
+    plan: Plan,
+    store: Store,
+    path: str,
+    *,
+    address: str | None = None,
+    decisions: Decisions | None = None,
+    listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
+    on_search: Callable[[Any], None] | None = None,
+) -> Finished:
+    """Run all that is not stored.
+
+    Args:
+        path: of the run in the store, "runs/<sweep>/<run>".
+        address: of a Ray cluster; None starts Ray on this machine (or joins $RAY_ADDRESS).
+        listeners: are told every event as it happens.
+        on_search: is given the DagSearch before work begins (the live view asks it for counts).
+
+    Raises:
+        ClusterError: the cluster cannot be reached, or no node has a slot that is asked for.
+        InvalidValue: the search algorithm or scheduler cannot be used.
+    """
+    started = time.time()
+    os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
+    scheduler = checked_scheduler(plan)
+    inner = checked_search(plan)
+    events = Events(store, path)
+    events.listeners += listeners
+    with ray_session(address):
+        from ray import tune
+        from ray.tune import PlacementGroupFactory
+
+        from .search import DagSearch, Shape, Shield, shape_of
+        from .worker import RunInfo, Worker
+
+        nodes = node_resources()
+        slots_wanted = [plan.sweep.slot, *plan.sweep.slots.values()]
+        for slot in slots_wanted:
+            check_feasible(slot, nodes)
+        capacity = Capacity(nodes)
+        slots = capacity.of(plan.sweep.slot)
+        run_info = RunInfo(str(store), path, git_state(), own_paths())
+        search = DagSearch(
+            plan,
+            store,
+            events,
+            slots=lambda shape: capacity.of(dict(shape)),
+            run={"store": run_info.store, "run": run_info.run, "git": run_info.git, "sys_path": run_info.sys_path},
+            decisions=decisions or Decisions(plan.sweep, store),
+            inner=inner,
+            watched=scheduler is not None,
+        )
+        if on_search is not None:
+            on_search(search)
+        events.emit("run_started", command=sys.argv, tasks=len(plan.nodes), stored=len(plan.stored), slots=slots)
+
+        def resources(config: Mapping[str, Any]) -> PlacementGroupFactory:
+            return PlacementGroupFactory([ray_resources(config["bundle"].slot)])
+
+        one_shape = len({shape_of(s) for s in slots_wanted}) == 1
+        most = max(capacity.of(s) for s in slots_wanted)
+        scratch = tempfile.mkdtemp(prefix="orchestrator-tune-")
+        startup = time.time() - started
+        interrupted = False
+        register_by_value()
+        try:
+            with by_environment({"TUNE_MAX_PENDING_TRIALS_PG": str(max(most, 1))}), quiet_tune():
+                tuner = tune.Tuner(
+                    tune.with_resources(Worker, resources),
+                    tune_config=tune.TuneConfig(
+                        search_alg=search,
+                        scheduler=Shield(scheduler, most if one_shape else 0),
+                        num_samples=-1,
+                        reuse_actors=True,
+                        trial_dirname_creator=lambda trial: str(trial.trial_id),
+                        trial_name_creator=lambda trial: str(trial.trial_id),
+                    ),
+                    run_config=tune.RunConfig(
+                        name="run",
+                        storage_path=scratch,
+                        verbose=0,
+                        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                    ),
+                )
+                tuner.fit()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        seconds = time.time() - started
+        events.emit("run_interrupted" if interrupted else "run_finished", seconds=seconds, startup=startup)
+        events.flush()
+    return Finished(search.graph, dict(search.errors), started, seconds, startup, slots, interrupted)
+
+
+# What Tune may be given
+
+
+def checked_scheduler(plan: Plan) -> Any:
+    """The sweep's scheduler with the metric set, or None.
+
+    Raises:
+        InvalidValue: it is no Tune scheduler, or one that pauses trials.
+    """
+    scheduler = plan.sweep.scheduler
+    if scheduler is None:
+        return None
+    from ray.tune import schedulers
+
+    if not isinstance(scheduler, schedulers.TrialScheduler):
+        raise InvalidValue(f"Sweep: scheduler must be one of ray.tune.schedulers, not {scheduler!r}.")
+    pausing = ("HyperBandScheduler", "HyperBandForBOHB", "PopulationBasedTraining", "PB2", "ResourceChangingScheduler")
+    for name in pausing:
+        cls = getattr(schedulers, name, None)
+        if isinstance(cls, type) and isinstance(scheduler, cls):
+            raise InvalidValue(
+                f"Sweep: {type(scheduler).__name__} pauses or changes running trials, which seeds of a study must "
+                "not be: use ASHAScheduler or MedianStoppingRule."
+            )
+    if getattr(scheduler, "metric", None) is None:
+        scheduler.set_search_properties(plan.sweep.metric, plan.sweep.mode)
+    return scheduler
+
+
+def checked_search(plan: Plan) -> Any:
+    """The sweep's search algorithm with metric and space set, or None.
+
+    Raises:
+        InvalidValue: it is no Tune search algorithm, or the space does not suit it.
+    """
+    search = plan.sweep.search
+    if search is None:
+        return None
+    from ray.tune.search import Searcher
+
+    if not isinstance(search, Searcher):
+        raise InvalidValue(f"Sweep: search must be one of Ray Tune's search algorithms, not {search!r}.")
+    space = plan.sweep.space
+    if not space:
+        raise InvalidValue("Sweep: search is given, but the training holds no search space such as tune.uniform(0, 1).")
+    grids = [path for path, s in space.items() if isinstance(s, Mapping)]
+    if grids:
+        raise InvalidValue(f"Sweep: {grids[0]} is a grid, which a search algorithm cannot use: write tune.choice([...]).")
+    if not search.set_search_properties(plan.sweep.metric, plan.sweep.mode, dict(space)):
+        raise InvalidValue(
+            f"Sweep: {type(search).__name__} has a metric or space of its own: leave them out, the sweep gives them."
+        )
+    return search
+
+
+# Ray
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Ray, started here or joined; left as it was found.
+
+    Raises:
+        ClusterError: the cluster at the address cannot be joined.
+    """
+    import ray
+
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if target == "local":
+        options["include_dashboard"] = False
+    mine = not ray.is_initialized()
+    if mine:
+        with by_environment({} if address is None else {"RAY_ADDRESS": ""}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                ray.init(address=target, **options)
+            except Exception as error:
+                text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+                remedy = "check the address and RAY_AUTH_MODE" if target != "local" else "see `orchestrator doctor`"
+                raise ClusterError(f"Ray at {target!r} cannot be used: {text}; {remedy}.") from error
+    with stop_signals_as_interrupt():
+        try:
+            yield
+        finally:
+            if mine:
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def stop_signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the run like Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread (a notebook's, a test's)
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Total resources of every live node."""
+    import ray
+
+    return [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]]
+
+
+def ray_resources(slot: Mapping[str, float]) -> dict[str, float]:
+    """A slot in Ray's names, without what is zero."""
+    names = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
+    return {names[k]: v for k, v in slot.items() if v}
+
+
+def check_feasible(slot: Mapping[str, float], nodes: list[dict[str, float]]) -> None:
+    """Raise ClusterError unless some node has what the slot asks for."""
+    wanted = ray_resources(slot)
+    if any(all(node.get(k, 0.0) >= v for k, v in wanted.items()) for node in nodes):
+        return
+    for name, amount in wanted.items():
+        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if most < amount:
+            raise ClusterError(
+                f"A slot asks for {amount:g} {name}, but no node has more than {most:g}: "
+                f"lower it, for example --set 'slot={{\"cpu\": 1}}'."
+            )
+    raise ClusterError(f"No single node has all that a slot asks for: {wanted}.")
+
+
+class Capacity:
+    """How many slots the nodes have."""
+
+    def __init__(self, nodes: list[dict[str, float]]) -> None:
+        self._nodes = nodes
+
+    def of(self, slot: Mapping[str, float]) -> int:
+        """Slots of this kind that fit on all nodes together."""
+        wanted = ray_resources(slot)
+        total = 0
+        for node in self._nodes:
+            fits = [_units(node.get(name, 0.0), amount) for name, amount in wanted.items()]
+            total += min(fits, default=0)
+        return max(total, 1)
+
+
+def _units(available: float, amount: float) -> int:
+    """How often the amount fits; a share of a GPU lies on one device."""
+    if 0 < amount < 1:
+        return math.floor(available + 1e-9) * math.floor(1 / amount + 1e-9) if available >= 1 else int(available >= amount)
+    return math.floor(available / amount + 1e-9)
+
+
+@contextlib.contextmanager
+def by_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while; an empty value removes one."""
+    before = {k: os.environ.get(k) for k in values}
+    for name, value in values.items():
+        if value:
+            os.environ[name] = value
+        else:
+            os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
+
+
+@contextlib.contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Keep Tune's own reports off the screen: the live view tells what happens."""
+    names = ("ray", "ray.tune", "ray.tune.analysis.experiment_analysis", "ray.train", "ray.data")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+# Code and its state
+
+
+def register_by_value() -> None:
+    """Let classes of the sweep file, and of modules beside it, travel to the workers by value."""
+    from ray import cloudpickle
+
+    for module in own_modules():
+        cloudpickle.register_pickle_by_value(module)
+
+
+def own_modules() -> list[Any]:
+    """The loaded sweep files and the modules that lie beside one."""
+    from .keys import SWEEP_MODULE_PREFIX
+
+    sweeps = [m for name, m in list(sys.modules.items()) if name.startswith(SWEEP_MODULE_PREFIX)]
+    folders = {Path(m.__file__).resolve().parent for m in sweeps if m.__file__}
+    found = list(sweeps)
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file).resolve().parent in folders and module not in found:
+            found.append(module)
+    return found
+
+
+def own_paths() -> tuple[str, ...]:
+    """The folders of the loaded sweep files."""
+    return tuple(dict.fromkeys(str(Path(m.__file__).resolve().parent) for m in own_modules() if m.__file__))
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the working folder and whether it has uncommitted changes; empty outside a repository."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))} if commit else {}

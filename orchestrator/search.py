@@ -1,0 +1,370 @@
+"""DagSearch: the Tune search algorithm that suggests whichever tasks are ready next.
+
+Tune schedules everything, trainings and dependent probes alike. DagSearch turns the graph's decisions
+into Tune trials and Tune's news into the graph's events. An inner search algorithm (Optuna, …), if
+there is one, proposes settings; it sees the metric averaged over a setting's seeds. An inner scheduler
+(ASHA, …) is shown training trials only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray import cloudpickle
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from .decisions import Decisions
+from .events import Events
+from .graph import Graph, State
+from .plan import Node, Plan
+from .store import Store
+from .sweep import Setting
+from .worker import Bundle, Input, Outcome, Work
+
+Shape = tuple[tuple[str, float], ...]
+
+
+def shape_of(slot: Mapping[str, float]) -> Shape:
+    """A slot as a value that can be compared and hashed."""
+    return tuple(sorted(slot.items()))
+
+
+class DagSearch(Searcher):
+    """Suggests bundles of ready tasks to Tune.
+
+    Args:
+        plan: the tasks; grows when `inner` proposes settings.
+        slots: how many slots of a shape the cluster has at most.
+        run: configuration of every worker (`worker.RunInfo` as a dict).
+        decisions: what adaptive parts decided in earlier runs, and where to record it now.
+        inner: a Tune search algorithm that proposes settings.
+        watched: a scheduler wants every report of every training.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        events: Events,
+        *,
+        slots: Callable[[Shape], int],
+        run: Mapping[str, Any],
+        decisions: Decisions,
+        inner: Searcher | None = None,
+        watched: bool = False,
+    ) -> None:
+        super().__init__()
+        self.graph = Graph()
+        self.plan = plan
+        self.errors: dict[str, str] = {}
+        self._store = store
+        self._events = events
+        self._slots = slots
+        self._run = dict(run)
+        self._decisions = decisions
+        self._inner = inner
+        self._watched = watched or inner is not None
+        self._bundles: dict[str, Bundle] = {}  # by Tune trial
+        self._out: defaultdict[Shape, int] = defaultdict(int)  # bundles handed out, by shape
+        self._heard: defaultdict[str, set[str]] = defaultdict(set)  # keys reported, by Tune trial
+        self._now: dict[str, str | None] = {}  # the task at work, by Tune trial
+        self._attempts: defaultdict[str, int] = defaultdict(int)
+        self._open: dict[str, _Proposal] = {}  # settings of the inner search not yet judged
+        self._setting_of: dict[str, _Proposal] = {}  # the same by key of a training
+        self._exhausted = inner is None
+        self._cancelled = False
+        self._add(list(plan.nodes.values()))
+        if inner is not None:
+            self._recall(inner)
+
+    # Tune asks
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next bundle; None while nothing is ready; FINISHED when all is done."""
+        if not self._cancelled:
+            self._ask_inner()
+            for shape in self.graph.shapes():
+                slots = self._slots(shape)
+                if self._out[shape] < slots:
+                    keys = self.graph.take(shape, slots=slots)
+                    return {"bundle": self._bundle(trial_id, keys, shape), "run": self._run}
+        if self._cancelled or (self.graph.finished and self._exhausted and not self._open):
+            return str(Searcher.FINISHED)
+        return None
+
+    def cancel(self) -> None:
+        """Start nothing more."""
+        self._cancelled = True
+        self.graph.cancel()
+
+    # Tune tells
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Take in what a bundle has committed so far, and its progress."""
+        self._take_in(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take in the end of a bundle: complete, stopped by a scheduler, or lost with its worker."""
+        bundle = self._bundles.pop(trial_id, None)
+        if bundle is None:
+            return
+        if result and not error:
+            self._take_in(trial_id, result, bundle)
+        self._out[shape_of(bundle.slot)] -= 1
+        heard = self._heard.pop(trial_id, set())
+        now = self._now.pop(trial_id, None)
+        left = [k for k in bundle.keys if k not in heard]
+        for key in left:
+            if error:
+                # Blame the task that was at work; unknown (died before any report): the first.
+                again = self.graph.lost(key, blame=key == (now or left[0]))
+                self._events.emit("lost", key=key, label=self._label(key), again=again)
+                if not again:
+                    self.errors[key] = "its worker process died each time it ran (see the log of the run)"
+                    self._events.emit("failed", key=key, label=self._label(key), error=self.errors[key])
+                    self._judge(key, None)
+            else:
+                iteration = int((result or {}).get("training_iteration", 0))
+                self.graph.stopped(key)
+                self._decisions.stopped(key, iteration)
+                self._events.emit("stopped", key=key, label=self._label(key), iteration=iteration)
+                self._judge(key, (result or {}).get(self.plan.sweep.metric))
+
+    # Inside
+
+    def _take_in(self, trial_id: str, result: Mapping[str, Any], bundle: Bundle | None = None) -> None:
+        bundle = bundle or self._bundles.get(trial_id)
+        if bundle is None:
+            return
+        self._now[trial_id] = result.get("now")
+        for outcome in result.get("outcomes") or ():
+            if outcome.key not in self._heard[trial_id]:
+                self._heard[trial_id].add(outcome.key)
+                self._conclude(outcome, str(result.get("worker", "")))
+        if bundle.watched and result.get("progress") and not result.get("outcomes"):
+            self._progress(bundle.keys[0], result["progress"][0])
+
+    def _conclude(self, outcome: Outcome, worker: str) -> None:
+        label = self._label(outcome.key)
+        if outcome.status == "failed":
+            self.errors[outcome.key] = outcome.error or "failed"
+            self.graph.failed(outcome.key)
+            self._events.emit("failed", key=outcome.key, label=label, error=outcome.error)
+            self._judge(outcome.key, None)
+            return
+        diverged = outcome.status == "diverged"
+        self.graph.committed(outcome.key, outcome.seconds, barren=diverged)
+        self._events.emit(
+            "committed", key=outcome.key, label=label, seconds=outcome.seconds, worker=worker, status=outcome.status
+        )
+        self._judge(outcome.key, None if diverged else outcome.results.get(self.plan.sweep.metric))
+
+    def _bundle(self, trial_id: str, keys: list[str], shape: Shape) -> Bundle:
+        works = []
+        for key in keys:
+            node = self.plan.nodes[key]
+            self._attempts[key] += 1
+            inputs = tuple(self._input(i) for i in node.inputs)
+            manifest, attempt = node.spec(), self._attempts[key]
+            works.append(Work(key, node.task, inputs, node.seeds, manifest, self._is_watched(node), attempt))
+            self._events.emit("submitted", key=key, label=node.label, bundle=trial_id)
+        payload = cloudpickle.dumps(works)
+        bundle = Bundle(trial_id, dict(shape), tuple(keys), payload, any(w.watched for w in works))
+        self._bundles[trial_id] = bundle
+        self._out[shape] += 1
+        return bundle
+
+    def _input(self, key: str) -> Input:
+        node = self.plan.nodes[key]
+        return Input(key, node.task, node.seeds, tuple(self._input(i) for i in node.inputs))
+
+    def _label(self, key: str) -> str:
+        return self.plan.nodes[key].label
+
+    def _is_watched(self, node: Node) -> bool:
+        return self._watched and node.kind == "train"
+
+    def _add(self, nodes: list[Node]) -> None:
+        """Tell the graph of planned tasks, with what became of them before."""
+        sweep = self.plan.sweep
+        stored = [n for n in nodes if n.key in self.plan.stored and n.kind == "train"]
+        manifests = self._store.manifests((n.name, n.key) for n in stored)
+        results = {n.key: m for n, m in zip(stored, manifests, strict=True)}
+        for node in nodes:
+            slot = next((s for cls, s in sweep.slots.items() if isinstance(node.task, cls)), sweep.slot)
+            self.graph.add(
+                node.key,
+                self.plan.ancestors(node.key),
+                kind=node.name,
+                shape=shape_of(slot),
+                alone=self._is_watched(node),
+                stored=node.key in self.plan.stored,
+                barren=results.get(node.key, {}).get("status") == "diverged",
+                stopped=node.key in self._decisions.stopped_keys,
+            )
+        for key, manifest in results.items():
+            diverged = manifest["status"] == "diverged"
+            self._judge(key, None if diverged else manifest["results"].get(sweep.metric))
+
+    # The inner search
+
+    def _ask_inner(self) -> None:
+        """Take settings from the inner search while there are slots for their trainings."""
+        while not self._exhausted and self._inner is not None:
+            if len(self.plan.settings) >= self.plan.sweep.samples:
+                self._exhausted = True
+                return
+            shape = shape_of(self.plan.sweep.slot)
+            trainings = len(self._open) * len(self.plan.sweep.replicates)
+            if self._open and trainings >= self._slots(shape):
+                return
+            name = f"setting-{len(self.plan.settings)}"
+            config = self._inner.suggest(name)
+            if config is None:
+                return
+            if config == Searcher.FINISHED:
+                self._exhausted = True
+                return
+            setting = self.plan.sweep.setting(len(self.plan.settings), dict(config))
+            self._decisions.proposed(setting.config)
+            self._events.emit("proposed", setting=setting.index, config={k: str(v) for k, v in setting.config.items()})
+            self._grow(setting, name)
+
+    def _grow(self, setting: Setting, name: str) -> None:
+        nodes = self.plan.add_setting(setting)
+        self.plan.look_up(self._store, nodes)
+        trainings = self.plan.trainings(setting)
+        proposal = _Proposal(name, setting, len(trainings))
+        self._open[name] = proposal
+        for node in trainings:
+            self._setting_of[node.key] = proposal
+        self._add(nodes)
+        for node in trainings:  # a setting proposed twice has trainings that are known already
+            state = self.graph.state(node.key)
+            if node not in nodes and state.final:
+                manifest = self._store.manifest(node.name, node.key) if state in (State.DONE, State.STORED) else {}
+                self._judge(node.key, manifest.get("results", {}).get(self.plan.sweep.metric))
+
+    def _recall(self, inner: Searcher) -> None:
+        """Tell the inner search of the settings that earlier runs tried, as far as they are done."""
+        for setting in self.plan.settings:
+            values = []
+            for node in self.plan.trainings(setting):
+                if self.graph.state(node.key) is State.STORED and not self.graph.vertices[node.key].barren:
+                    manifest = self._store.manifest(node.name, node.key)
+                    values.append(manifest["results"].get(self.plan.sweep.metric))
+            if values and all(isinstance(v, (int, float)) for v in values):
+                try:
+                    inner.add_evaluated_point(dict(setting.config), sum(values) / len(values))
+                except NotImplementedError:
+                    return  # this algorithm cannot be told; it goes on without
+
+    def _progress(self, key: str, progress: Mapping[str, Any]) -> None:
+        proposal = self._setting_of.get(key)
+        value = progress.get(self.plan.sweep.metric)
+        if proposal is None or not isinstance(value, (int, float)) or self._inner is None:
+            return
+        mean = proposal.heard(key, float(value))
+        if mean is not None:
+            iteration, average = mean
+            self._inner.on_trial_result(
+                proposal.name, {self.plan.sweep.metric: average, "training_iteration": iteration}
+            )
+
+    def _judge(self, key: str, value: Any) -> None:
+        """A training has ended with this value of the metric, or without one."""
+        proposal = self._setting_of.pop(key, None)
+        if proposal is None or self._inner is None:
+            return
+        proposal.ended[key] = float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+        if len(proposal.ended) < proposal.trainings:
+            return
+        self._open.pop(proposal.name, None)
+        values = [v for v in proposal.ended.values() if v is not None]
+        # A setting that loses a seed is no good setting: a mean of the survivors would flatter it.
+        if len(values) == proposal.trainings:
+            metric = sum(values) / len(values)
+            self._inner.on_trial_complete(proposal.name, {self.plan.sweep.metric: metric}, error=False)
+        else:
+            self._inner.on_trial_complete(proposal.name, None, error=True)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store and the recorded decisions are the state (Tune calls this regularly)."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+
+class _Proposal:
+    """A setting of the inner search while its trainings run."""
+
+    def __init__(self, name: str, setting: Setting, trainings: int) -> None:
+        self.name = name
+        self.setting = setting
+        self.trainings = trainings
+        self.ended: dict[str, float | None] = {}
+        self._curves: defaultdict[str, list[float]] = defaultdict(list)
+
+    def heard(self, key: str, value: float) -> tuple[int, float] | None:
+        """(iteration, mean over the seeds) once every seed has come so far."""
+        curve = self._curves[key]
+        curve.append(value)
+        n = len(curve)
+        if len(self._curves) < self.trainings or any(len(c) < n for c in self._curves.values()):
+            return None
+        return n, sum(c[n - 1] for c in self._curves.values()) / self.trainings
+
+
+class Shield(FIFOScheduler):
+    """Shows an inner scheduler the training trials and hides everything else from it.
+
+    Also keeps warm workers: Tune drops an idle one when no trial waits for its slot at that moment.
+
+    Args:
+        keep: how many idle workers to keep; 0 if tasks want different slots, since an idle worker of
+            one shape would then hold resources that another needs.
+    """
+
+    def __init__(self, inner: TrialScheduler | None, keep: int) -> None:
+        super().__init__()
+        self._scheduler = inner
+        self._keep = keep
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if self._keep:
+            controller = getattr(tune_controller, "_tune_controller", tune_controller)
+            cache = getattr(controller, "_actor_cache", None)  # private, so it may go away
+            if hasattr(cache, "increase_max"):
+                cache.increase_max(trial.placement_group_factory, self._keep)
+            self._keep = 0
+        if self._watches(trial):
+            self._scheduler.on_trial_add(tune_controller, trial)  # type: ignore[union-attr]
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        if self._watches(trial):
+            self._scheduler.on_trial_error(tune_controller, trial)  # type: ignore[union-attr]
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        # What has only its evaluation and saving left is not worth stopping.
+        if self._watches(trial) and not result.get("last"):
+            return str(self._scheduler.on_trial_result(tune_controller, trial, result))  # type: ignore[union-attr]
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if self._watches(trial) and self._scheduler.metric in result:  # type: ignore[union-attr]
+            self._scheduler.on_trial_complete(tune_controller, trial, result)  # type: ignore[union-attr]
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        if self._watches(trial):
+            self._scheduler.on_trial_remove(tune_controller, trial)  # type: ignore[union-attr]
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """None: DagSearch suggests in order of priority, and Tune starts what was suggested."""
+
+    def _watches(self, trial: Any) -> bool:
+        return self._scheduler is not None and trial.config["bundle"].watched
+

@@ -1,0 +1,333 @@
+"""What runs on the workers: a Tune Trainable that carries out bundles of tasks and commits each.
+
+A worker process serves bundle after bundle (Tune reuses it) and forgets everything between tasks.
+Exceptions of tasks end here: they go to the driver as plain data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import os
+import random
+import shutil
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
+from ray.tune import Trainable
+
+from tasks.errors import UserError
+from tasks.streams import entropy
+from tasks.task import Artifact, Context, Results, Task, check_results, inherited_seeds
+
+from .store import Store
+
+REPORT_SECONDS = 0.25
+"""How often a worker reports while it works, unless a scheduler wants every report."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An artifact that a task needs: where it is in the store and what made it."""
+
+    key: str
+    task: Task
+    seeds: Mapping[str, int]
+    inputs: tuple[Input, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task, with all that a worker needs to run and commit it.
+
+    Attributes:
+        manifest: what the plan knows of the task (see `plan.Node.spec`).
+        watched: a search algorithm or scheduler wants every progress report.
+    """
+
+    key: str
+    task: Task
+    inputs: tuple[Input, ...]
+    seeds: Mapping[str, int]
+    manifest: Mapping[str, Any]
+    watched: bool
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: plain data, whatever the task did.
+
+    Attributes:
+        status: "done", "diverged" or "failed".
+        error: one line, for a failed task.
+        seconds: run time without the commit.
+    """
+
+    key: str
+    status: str
+    seconds: float
+    results: Results = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Tasks that one Tune trial carries out in a row.
+
+    The tasks travel as bytes, in which classes of the sweep file are contained by value; Tune copies
+    and prints the configuration of a trial many times, which must cost nothing.
+    """
+
+    name: str
+    slot: Mapping[str, float]
+    keys: tuple[str, ...]
+    payload: bytes = field(repr=False)
+    watched: bool = False
+
+    def __deepcopy__(self, memo: Any) -> Bundle:
+        return self
+
+    def __str__(self) -> str:
+        return self.name
+
+    __repr__ = __str__
+
+
+class Worker(Trainable):
+    """Carries out bundles. `config` holds a "bundle" and, the same for all, the "run" (see RunInfo)."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._run = RunInfo(**config["run"])
+        for path in reversed(self._run.sys_path):
+            if path not in sys.path:
+                sys.path.insert(0, path)
+        self._store = Store(self._run.store)
+        self._cache: dict[str, Any] = {}
+        self._stack = contextlib.ExitStack()
+        self._take(config["bundle"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._abandon()
+        self._take(new_config["bundle"])
+        return True
+
+    def cleanup(self) -> None:
+        self._abandon()
+
+    def _take(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._todo: list[Work] = list(reversed(cloudpickle.loads(bundle.payload)))
+        self._current: Generator[Results, None, Outcome] | None = None
+        self._key: str | None = None
+
+    def _abandon(self) -> None:
+        if self._current is not None:
+            self._current.close()
+            self._current = None
+
+    def step(self) -> dict[str, Any]:
+        """Work for a while; report what was committed meanwhile and where the present task stands."""
+        until = time.monotonic() + REPORT_SECONDS
+        outcomes: list[Outcome] = []
+        progress: Results = {}
+        while True:
+            if self._current is None:
+                if not self._todo:
+                    break
+                work = self._todo.pop()
+                self._key = work.key
+                self._current = carry_out(work, self._store, self._run, self._bundle.slot, self._cache)
+            try:
+                progress = next(self._current)
+                if self._bundle.watched:
+                    break
+            except StopIteration as end:
+                outcomes.append(end.value)
+                self._current = self._key = None
+                progress = end.value.results if self._bundle.watched else {}
+            if time.monotonic() > until:
+                break
+        done = self._current is None and not self._todo
+        report: dict[str, Any] = {"outcomes": outcomes, "now": self._key, "done": done, "worker": worker_name()}
+        # A scheduler looks for its metric at the top level; nothing may hide the words above.
+        return {**progress, **report, "progress": [dict(progress)]}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What every worker of a run must know.
+
+    Attributes:
+        store: URI of the store.
+        run: path of the run inside the store; logs go below it.
+        git: commit and state of the driver's code.
+        sys_path: folders from which the sweep imports its own modules.
+    """
+
+    store: str
+    run: str
+    git: Mapping[str, Any]
+    sys_path: tuple[str, ...] = ()
+
+
+def worker_name() -> str:
+    """Host and process, as shown in the timeline."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def carry_out(
+    work: Work, store: Store, run: RunInfo, slot: Mapping[str, float], cache: dict[str, Any]
+) -> Generator[Results, None, Outcome]:
+    """Run one task and commit its artifact; yields its progress, returns what became of it."""
+    _forget(work)
+    started, clock = time.time(), time.perf_counter()
+    log = io.StringIO()
+    folder = store.workspace()
+    device = "cuda" if slot.get("gpu") else "cpu"
+    written = False
+    try:
+        try:
+            with _captured(log):
+                inputs = tuple(_artifact(i, store) for i in work.inputs)
+                seeds = dict(work.seeds) or inherited_seeds(inputs)
+                context = Context(folder, seeds=seeds, device=device, cache=cache, log=lambda m: print(m, file=log))
+                steps = work.task.run(context, *inputs)
+            if isinstance(steps, Generator):
+                results = yield from _advance(steps, log)
+            else:
+                results = check_results(steps)
+        except Exception as error:
+            seconds = time.perf_counter() - clock
+            print(traceback.format_exc(), file=log)
+            return Outcome(work.key, "failed", seconds, error=_sentence(error))
+        seconds = time.perf_counter() - clock
+        status = "diverged" if results.get("diverged") is True else "done"
+        manifest = {
+            **work.manifest,
+            "status": status,
+            "results": results,
+            "started": started,
+            "seconds": seconds,
+            "attempt": work.attempt,
+            "slot": dict(slot),
+            "run": run.run,
+            "git": dict(run.git),
+            "worker": worker_name(),
+            "device": _device_name(device),
+            "peak_memory_bytes": _peak_memory(),
+            **_machine(),
+        }
+        try:
+            committed = store.commit(type(work.task).__name__, work.key, folder, manifest)
+        except UserError as error:
+            return Outcome(work.key, "failed", seconds, error=str(error))
+        written = True
+        return Outcome(work.key, committed["status"], seconds, committed["results"])
+    finally:
+        if not written:
+            shutil.rmtree(folder, ignore_errors=True)
+        if log.getvalue():
+            with contextlib.suppress(UserError):  # a lost log must not lose the result
+                store.write(f"{run.run}/logs/{work.key}.txt", log.getvalue().encode())
+
+
+def _advance(steps: Generator[Results, None, Any], log: io.StringIO) -> Generator[Results, None, dict[str, Any]]:
+    """Run a task's generator to its end, with its output captured whenever it has the floor."""
+    try:
+        while True:
+            try:
+                with _captured(log):
+                    progress = check_results(next(steps))
+            except StopIteration as end:
+                return check_results(end.value)
+            yield progress
+    finally:
+        steps.close()
+
+
+@contextlib.contextmanager
+def _captured(log: io.StringIO) -> Iterator[None]:
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+def _sentence(error: BaseException) -> str:
+    """An error in one line."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _artifact(needed: Input, store: Store) -> Artifact:
+    """The artifact on this machine, with those it was made from."""
+    name = type(needed.task).__name__
+    manifest = store.manifest(name, needed.key)
+    inputs = tuple(_artifact(i, store) for i in needed.inputs)
+    seeds = dict(needed.seeds) or inherited_seeds(inputs)
+    return Artifact(needed.key, needed.task, store.fetch(name, needed.key), manifest["results"], seeds, inputs)
+
+
+def _forget(work: Work) -> None:
+    """Undo what the task before may have left in this process.
+
+    Global random states are set from the task's seeds: no task should use them, and one that does is
+    still reproducible.
+    """
+    seed = entropy(f"global/{type(work.task).__qualname__}", work.seeds or {"key": int(work.key, 16)}) % 2**32
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(seed)
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak of resident memory (Linux)
+
+
+def _peak_memory() -> int | None:
+    """Peak resident memory of this process since the task began, in bytes, where Linux tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _device_name(device: str) -> str:
+    torch = sys.modules.get("torch")
+    if device == "cuda" and torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"
+
+
+@lru_cache(maxsize=1)
+def _machine() -> dict[str, Any]:
+    """Host, operating system and versions, the same for every task of this process."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy", "ray", "pyarrow"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {"host": socket.gethostname(), "platform": platform.platform(), "versions": versions}
