@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -328,9 +328,9 @@ class Graph:
                 self._push(vertex)
 
 
-def summary(counts: Iterable[tuple[State, int]]) -> str:
+def summary(counts: Mapping[State, int]) -> str:
     """`N tasks: A ran, B stored, C failed, D skipped`: the last line of a run."""
-    n = Counter(dict(counts))
+    n = Counter(counts)
     return (
         f"{sum(n.values())} tasks: {n[State.DONE]} ran, {n[State.STORED]} stored, "
         f"{n[State.FAILED]} failed, {n[State.SKIPPED]} skipped"

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,14 @@ from .store import Store
 from .sweep import Replicate, Setting, Sweep, Trial
 
 KINDS = ("data", "train", "probe", "pair", "group")
+
+
+Shape = tuple[tuple[str, float], ...]
+
+
+def shape_of(slot: Mapping[str, float]) -> Shape:
+    """A slot as a value that can be compared and hashed."""
+    return tuple(sorted(slot.items()))
 
 
 @dataclass(frozen=True)
@@ -169,12 +177,39 @@ class Plan:
                 todo += self.nodes[name].inputs
         return tuple(found)
 
-    def graph(self) -> Graph:
-        """The graph of the run as planned, for simulation and tests (`search.DagSearch` grows its own)."""
-        graph = Graph()
-        for node in self.nodes.values():
-            graph.add(node.key, self.ancestors(node.key), kind=node.name, stored=node.key in self.stored)
-        return graph
+    def add_to(
+        self, graph: Graph, nodes: Iterable[Node], store: Store, *, stopped: Container[str] = (), watched: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """Tell a graph of planned tasks and of what became of them before.
+
+        Args:
+            stopped: keys of trainings that a scheduler stopped in an earlier run.
+            watched: a search algorithm or scheduler watches the trainings, so they are not bundled.
+
+        Returns:
+            the manifests of the stored trainings, by key.
+        """
+        chosen = list(nodes)
+        trained = [n for n in chosen if n.kind == "train" and n.key in self.stored]
+        manifests = dict(
+            zip((n.key for n in trained), store.manifests((n.name, n.key) for n in trained), strict=True)
+        )
+        for node in chosen:
+            graph.add(
+                node.key,
+                self.ancestors(node.key),
+                kind=node.name,
+                shape=shape_of(self.slot(node)),
+                alone=watched and node.kind == "train",
+                stored=node.key in self.stored,
+                barren=manifests.get(node.key, {}).get("status") == "diverged",
+                stopped=node.key in stopped,
+            )
+        return manifests
+
+    def slot(self, node: Node) -> Mapping[str, float]:
+        """The resources that a task holds while it runs."""
+        return next((s for c, s in self.sweep.slots.items() if isinstance(node.task, c)), self.sweep.slot)
 
     def by_task(self) -> dict[str, dict[str, int]]:
         """Counts by task class: {"Lanczos": {"tasks": 6, "stored": 2}}."""

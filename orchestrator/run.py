@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -22,7 +23,7 @@ from .decisions import Decisions
 from .errors import ClusterError, InvalidValue
 from .events import Events
 from .graph import Graph
-from .plan import Plan
+from .plan import Plan, shape_of
 from .store import Store
 
 QUIET = {
@@ -77,7 +78,7 @@ def execute_plan(
     address: str | None = None,
     decisions: Decisions | None = None,
     listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
-    on_search: Callable[[Any], None] | None = None,
+    on_start: Callable[[Graph, int], None] | None = None,
 ) -> Finished:
     """Run all that is not stored.
 
@@ -85,7 +86,7 @@ def execute_plan(
         path: of the run in the store, "runs/<sweep>/<run>".
         address: of a Ray cluster; None starts Ray on this machine (or joins $RAY_ADDRESS).
         listeners: are told every event as it happens.
-        on_search: is given the DagSearch before work begins (the live view asks it for counts).
+        on_start: is given the graph and the number of slots before work begins (for the live view).
 
     Raises:
         ClusterError: the cluster cannot be reached, or no node has a slot that is asked for.
@@ -101,7 +102,7 @@ def execute_plan(
         from ray import tune
         from ray.tune import PlacementGroupFactory
 
-        from .search import DagSearch, Shape, Shield, shape_of
+        from .search import DagSearch, Shield
         from .worker import RunInfo, Worker
 
         nodes = node_resources()
@@ -110,19 +111,20 @@ def execute_plan(
             check_feasible(slot, nodes)
         capacity = Capacity(nodes)
         slots = capacity.of(plan.sweep.slot)
-        run_info = RunInfo(str(store), path, git_state(), own_paths())
+        imports = ("torch",) if any(type(n.task).__module__.startswith("tasks.") for n in plan.nodes.values()) else ()
+        run_info = RunInfo(str(store), path, git_state(), own_paths(), imports)
         search = DagSearch(
             plan,
             store,
             events,
             slots=lambda shape: capacity.of(dict(shape)),
-            run={"store": run_info.store, "run": run_info.run, "git": run_info.git, "sys_path": run_info.sys_path},
+            run=dataclasses.asdict(run_info),
             decisions=decisions or Decisions(plan.sweep, store),
             inner=inner,
             watched=scheduler is not None,
         )
-        if on_search is not None:
-            on_search(search)
+        if on_start is not None:
+            on_start(search.graph, slots)
         events.emit("run_started", command=sys.argv, tasks=len(plan.nodes), stored=len(plan.stored), slots=slots)
 
         def resources(config: Mapping[str, Any]) -> PlacementGroupFactory:

@@ -20,18 +20,10 @@ from ray.tune.search import Searcher
 from .decisions import Decisions
 from .events import Events
 from .graph import Graph, State
-from .plan import Node, Plan
+from .plan import Node, Plan, Shape, shape_of
 from .store import Store
 from .sweep import Setting
 from .worker import Bundle, Input, Outcome, Work
-
-Shape = tuple[tuple[str, float], ...]
-
-
-def shape_of(slot: Mapping[str, float]) -> Shape:
-    """A slot as a value that can be compared and hashed."""
-    return tuple(sorted(slot.items()))
-
 
 class DagSearch(Searcher):
     """Suggests bundles of ready tasks to Tune.
@@ -190,25 +182,12 @@ class DagSearch(Searcher):
 
     def _add(self, nodes: list[Node]) -> None:
         """Tell the graph of planned tasks, with what became of them before."""
-        sweep = self.plan.sweep
-        stored = [n for n in nodes if n.key in self.plan.stored and n.kind == "train"]
-        manifests = self._store.manifests((n.name, n.key) for n in stored)
-        results = {n.key: m for n, m in zip(stored, manifests, strict=True)}
-        for node in nodes:
-            slot = next((s for cls, s in sweep.slots.items() if isinstance(node.task, cls)), sweep.slot)
-            self.graph.add(
-                node.key,
-                self.plan.ancestors(node.key),
-                kind=node.name,
-                shape=shape_of(slot),
-                alone=self._is_watched(node),
-                stored=node.key in self.plan.stored,
-                barren=results.get(node.key, {}).get("status") == "diverged",
-                stopped=node.key in self._decisions.stopped_keys,
-            )
-        for key, manifest in results.items():
+        manifests = self.plan.add_to(
+            self.graph, nodes, self._store, stopped=self._decisions.stopped_keys, watched=self._watched
+        )
+        for key, manifest in manifests.items():
             diverged = manifest["status"] == "diverged"
-            self._judge(key, None if diverged else manifest["results"].get(sweep.metric))
+            self._judge(key, None if diverged else manifest["results"].get(self.plan.sweep.metric))
 
     # The inner search
 

@@ -66,6 +66,13 @@ class Store:
     def __str__(self) -> str:
         return self.uri if self.local is None else str(self.local)
 
+    def shown(self, relative: str) -> str:
+        """A file of the store as people can open it: a path below the working folder, or a URI."""
+        if self.local is None:
+            return f"{self.uri.rstrip('/')}/{relative}"
+        path = self.local / relative
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
     # Files by relative path, for both kinds of store
 
     def path(self, relative: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import io
 import os
 import random
@@ -111,6 +112,8 @@ class Worker(Trainable):
         for path in reversed(self._run.sys_path):
             if path not in sys.path:
                 sys.path.insert(0, path)
+        for module in self._run.imports:
+            importlib.import_module(module)
         self._store = Store(self._run.store)
         self._cache: dict[str, Any] = {}
         self._stack = contextlib.ExitStack()
@@ -172,12 +175,14 @@ class RunInfo:
         run: path of the run inside the store; logs go below it.
         git: commit and state of the driver's code.
         sys_path: folders from which the sweep imports its own modules.
+        imports: modules to import before the first task, which would else pay for it.
     """
 
     store: str
     run: str
     git: Mapping[str, Any]
     sys_path: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
 
 
 def worker_name() -> str:

@@ -1,0 +1,83 @@
+"""`python -m orchestrator VERB …`: the command line. One module per verb in `orchestrator.commands`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from tasks.errors import UserError, nearest
+
+VERBS = {
+    "sweep": "plan a sweep, run what is not stored, report",
+    "plan": "what would run, and why",
+    "status": "where the newest run of each sweep stands",
+    "report": "make the report of a run again",
+    "show": "how an artifact came to be",
+    "ls": "artifacts in the store",
+    "logs": "what a task printed, and its traceback",
+    "export": "the tables of a run as parquet or CSV",
+    "doctor": "versions, devices, store and cluster at a glance",
+}
+
+EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    verbs = "\n".join(f"  {name:8} {text}" for name, text in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="orchestrator",
+        usage="python -m orchestrator VERB [options]",
+        description="Multi-seed robustness studies of neural networks, on a laptop or a Ray cluster.",
+        epilog=f"verbs:\n{verbs}\n\n`python -m orchestrator VERB --help` tells more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", metavar="VERB", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code: 0 well, 1 a task failed, 2 a mistake, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    if not args or args[0] in ("-h", "--help"):
+        parser.print_help()
+        return 0 if args else EXIT_MISTAKE
+    verb, rest = args[0], args[1:]
+    if verb not in VERBS:
+        hint = nearest(verb, VERBS) or f": the verbs are {', '.join(VERBS)}"
+        print(f"There is no verb {verb!r}{hint}.", file=sys.stderr)
+        return EXIT_MISTAKE
+    command = importlib.import_module(f"orchestrator.commands.{verb}")
+    parser = argparse.ArgumentParser(
+        prog=f"orchestrator {verb}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--store",
+        metavar="URI",
+        default=os.environ.get("ORCHESTRATOR_STORE", "./artifacts"),
+        help="where artifacts are: a folder, s3://…, gs://… (default: $ORCHESTRATOR_STORE, else ./artifacts)",
+    )
+    command.add_arguments(parser)
+    options = parser.parse_args(rest)
+    try:
+        return int(command.run(options))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `orchestrator ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
