@@ -16,7 +16,7 @@ from tasks.task import GroupProbe, PairProbe, Probe, Task, input_fields
 from .graph import Graph
 from .keys import Fingerprints, canonical, class_path, key_of, own_fields
 from .store import Store
-from .sweep import Replicate, Setting, Sweep, Trial
+from .sweep import Replicate, Setting, Sweep, Trial, default_slot
 
 KINDS = ("data", "train", "probe", "pair", "group")
 
@@ -209,7 +209,8 @@ class Plan:
 
     def slot(self, node: Node) -> Mapping[str, float]:
         """The resources that a task holds while it runs."""
-        return next((s for c, s in self.sweep.slots.items() if isinstance(node.task, c)), self.sweep.slot)
+        usual = self.sweep.slot or default_slot(gpus=False)
+        return next((s for c, s in self.sweep.slots.items() if isinstance(node.task, c)), usual)
 
     def by_task(self) -> dict[str, dict[str, int]]:
         """Counts by task class: {"Lanczos": {"tasks": 6, "stored": 2}}."""

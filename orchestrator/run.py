@@ -25,6 +25,7 @@ from .events import Events
 from .graph import Graph
 from .plan import Plan, shape_of
 from .store import Store
+from .sweep import default_slot
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are in the store; CSV and TensorBoard copies cost seconds
@@ -106,11 +107,13 @@ def execute_plan(
         from .worker import RunInfo, Worker
 
         nodes = node_resources()
-        slots_wanted = [plan.sweep.slot, *plan.sweep.slots.values()]
+        usual = plan.sweep.slot or default_slot(gpus=any(n.get("GPU") for n in nodes))
+        plan.sweep = dataclasses.replace(plan.sweep, slot=usual)
+        slots_wanted = [usual, *plan.sweep.slots.values()]
         for slot in slots_wanted:
             check_feasible(slot, nodes)
         capacity = Capacity(nodes)
-        slots = capacity.of(plan.sweep.slot)
+        slots = capacity.of(usual)
         imports = ("torch",) if any(type(n.task).__module__.startswith("tasks.") for n in plan.nodes.values()) else ()
         run_info = RunInfo(str(store), path, git_state(), own_paths(), imports)
         search = DagSearch(

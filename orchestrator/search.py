@@ -22,7 +22,7 @@ from .events import Events
 from .graph import Graph, State
 from .plan import Node, Plan, Shape, shape_of
 from .store import Store
-from .sweep import Setting
+from .sweep import Setting, default_slot
 from .worker import Bundle, Input, Outcome, Work
 
 class DagSearch(Searcher):
@@ -197,7 +197,7 @@ class DagSearch(Searcher):
             if len(self.plan.settings) >= self.plan.sweep.samples:
                 self._exhausted = True
                 return
-            shape = shape_of(self.plan.sweep.slot)
+            shape = shape_of(self.plan.sweep.slot or default_slot(gpus=False))
             trainings = len(self._open) * len(self.plan.sweep.replicates)
             if self._open and trainings >= self._slots(shape):
                 return

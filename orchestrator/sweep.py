@@ -114,7 +114,8 @@ class Sweep:
             metric averaged over the seeds of a setting.
         scheduler: a Ray Tune scheduler that may stop trainings early (`ASHAScheduler()`).
         search_seed: drives the drawing from random spaces.
-        slot: the resources that one task holds ({"cpu": 1, "gpu": 0.25}; "memory" in bytes).
+        slot: the resources that one task holds ({"cpu": 1, "gpu": 0.25}; "memory" in bytes). Left out, it
+            is one CPU, and a quarter of a GPU where the cluster has any.
         slots: other resources for some kinds of task ({AutoNEB: {"gpu": 1}}).
         smoke: overrides by path for `--smoke`, a run of a minute that shows that all works.
     """
@@ -131,7 +132,7 @@ class Sweep:
     search: Any = None
     scheduler: Any = None
     search_seed: int = 0
-    slot: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1})
+    slot: Mapping[str, float] | None = None
     slots: Mapping[type[Task], Mapping[str, float]] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
     name: str = field(default="", kw_only=True)
@@ -163,7 +164,8 @@ class Sweep:
         if not isinstance(self.metric, str):
             raise InvalidValue(f"Sweep: metric must be the name of a result, not {self.metric!r}.")
         object.__setattr__(self, "seeds", self._checked_seeds())
-        object.__setattr__(self, "slot", checked_slot(self.slot, "slot"))
+        if self.slot is not None:
+            object.__setattr__(self, "slot", checked_slot(self.slot, "slot"))
         slots = {}
         for task, slot in dict(self.slots).items():
             if not (isinstance(task, type) and issubclass(task, Task)):
@@ -180,7 +182,7 @@ class Sweep:
         for seed in seeds:
             values = seed.values() if isinstance(seed, Mapping) else [seed]
             if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
-                raise InvalidValue(f"Sweep: a seed must be a non-negative integer (or streams with one each), not {seed!r}.")
+                raise InvalidValue(f"Sweep: a seed must be a non-negative integer, or name streams, not {seed!r}.")
             for stream in seed if isinstance(seed, Mapping) else ():
                 if stream != "*" and stream not in self.train.streams:
                     raise InvalidValue(
@@ -302,6 +304,11 @@ def checked_slot(slot: Any, where: str) -> dict[str, float]:
         if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
             raise InvalidValue(f"Sweep: {where}[{name!r}] must be a number of at least 0, not {amount!r}.")
     return {"cpu": 1.0, **{k: float(v) for k, v in slot.items()}}
+
+
+def default_slot(gpus: bool) -> dict[str, float]:
+    """What a task holds where the sweep does not say."""
+    return {"cpu": 1.0, "gpu": 0.25} if gpus else {"cpu": 1.0}
 
 
 def spaces(spec: Any, path: str = "") -> dict[str, Any]:

@@ -95,6 +95,7 @@ class Task(Spec):
 
         A long task is a generator: each `yield {...}` reports progress (an epoch, a cycle) as a
         mapping of scalars, and its `return` value is the results. Files go to `ctx.dir`.
+        `last: True` in a report says that only evaluation and saving remain: no scheduler stops it then.
 
         The result `diverged: True` is reserved: it says that the work ended in a non-finite loss.
         That is an outcome, not an error; the artifact is kept and what depends on it is skipped.

@@ -63,8 +63,8 @@ class Train(Task):
 
     dataset: Dataset
     model: Model
-    optimizer: Optimizer = SGD(lr=0.05, momentum=0.9)  # noqa: RUF009 (immutable)
-    schedule: Schedule = Constant()  # noqa: RUF009 (immutable)
+    optimizer: Optimizer = SGD(lr=0.05, momentum=0.9)
+    schedule: Schedule = Constant()
     epochs: Annotated[int, AtLeast(1)] = 10
     batch_size: Annotated[int, AtLeast(1)] = 128
     augment: Augment | None = None
@@ -125,7 +125,8 @@ class Train(Task):
         Yields:
             `epoch` (from 1), `lr_factor`, `train_loss` and `train_accuracy` (running means over the epoch's
             steps, in training mode: what `history` calls running_train_loss), `val_loss`, `val_accuracy`,
-            `generalisation_gap` (validation loss − running training loss), `grad_norm` (mean over the steps).
+            `generalisation_gap` (validation loss − running training loss), `grad_norm` (mean over the steps),
+            `last` (whether it was the last epoch).
 
         Returns:
             the scalars in `metrics`. Of a diverged training the losses, accuracies and norms are None.
@@ -215,7 +216,8 @@ class Train(Task):
                     ctx.log(f"epoch {epoch + 1}: the loss is not finite, so the training ends here")
                     break
                 ctx.log(f"epoch {epoch + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch"))
-                yield {k.removeprefix("running_"): v for k, v in row.items()}
+                progress = {k.removeprefix("running_"): v for k, v in row.items()}
+                yield {**progress, "last": epoch + 1 == self.epochs}
 
         ctx.save_table("history", history)
         ctx.save_arrays("history", **history)

@@ -1,0 +1,36 @@
+"""Does SAM's rho flatten the minimum, and is the difference larger than the noise between seeds?"""
+
+from ray import tune
+
+from orchestrator import Sweep, same_seed, same_setting
+from tasks.data import CIFAR10, Digits
+from tasks.models import MLP, SimpleCNN
+from tasks.optimizers import SAM
+from tasks.probes import AutoNEB, Ensemble, GradientNoise, Interpolation, Lanczos, Perturbation
+from tasks.train import Train
+
+sweep = Sweep(
+    train=Train(
+        dataset=CIFAR10(),
+        model=SimpleCNN(),
+        epochs=12,
+        batch_size=128,
+        optimizer=SAM(lr=0.05, momentum=0.9, weight_decay=5e-4, rho=tune.grid_search([0.0, 0.02, 0.05, 0.1, 0.2])),
+    ),
+    seeds=range(5),
+    probes=[Lanczos(k=3), GradientNoise(), Perturbation()],
+    pairs=[Interpolation(steps=41), AutoNEB()],
+    groups=[Ensemble()],
+    pair_when=same_setting | same_seed,
+    metric="val_accuracy",
+    mode="max",
+    smoke={
+        "train.dataset": Digits(),
+        "train.model": MLP(),
+        "train.epochs": 3,
+        "seeds": range(2),
+        "pairs.Interpolation.steps": 21,
+        "pairs.AutoNEB.cycles": 3,
+        "pairs.AutoNEB.steps": 20,
+    },
+)
