@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .plan import Node, Plan
     from .sweep import Setting
 
-__all__ = ["Column", "Metric", "Outcome", "SettingRecord", "Study", "TaskRecord", "reusable_report"]
+__all__ = ["Column", "Metric", "Outcome", "SettingRecord", "Study", "Summary", "TaskRecord"]
 
 FILE = "study.json"
 FORMAT = 1
@@ -49,7 +49,8 @@ class Outcome:
         because: by key, for skipped tasks, the key of the task that is the reason.
         started: when the run started, in unix seconds.
         seconds: how long it took.
-        commands: command lines that carry out the run again, as one would type them.
+        startup: how much of that passed before the first task could start.
+        command: the command line that carries out the run again, as one would type it.
         slots: how many tasks could run at once.
         interrupted: the run was ended before all was done.
     """
@@ -59,7 +60,8 @@ class Outcome:
     because: Mapping[str, str] = field(default_factory=dict)
     started: float = 0.0
     seconds: float = 0.0
-    commands: Sequence[str] = ()
+    startup: float = 0.0
+    command: str = ""
     slots: int = 0
     interrupted: bool = False
 
@@ -183,7 +185,7 @@ class Study:
         replicates: labels of the seeds.
         columns: by name.
         tasks: by key, in the plan's order.
-        run: started, seconds, commands, slots, interrupted.
+        run: started, seconds, startup, command, slots, interrupted.
     """
 
     def __init__(self, store: Store, record: Mapping[str, Any]) -> None:
@@ -277,6 +279,15 @@ class Study:
         ]
         text = json.dumps([record, _code_version()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def is_saved(self, store: Store, run_path: str) -> bool:
+        """Whether the run's folder holds a report that says what this study's would."""
+        data = store.read(f"{run_path}/{FILE}")
+        try:
+            saved = json.loads(data)["digest"] if data else None
+        except (ValueError, KeyError, TypeError):
+            return False
+        return saved == self.digest() and "report.html" in store.names(run_path)
 
     # What happened
 
@@ -594,19 +605,6 @@ class Study:
     def counts(self) -> dict[str, int]:
         """How many tasks ended how: "done", "diverged", "failed", "skipped", "stopped", "not run"."""
         return dict(Counter(self.statuses.values()))
-
-
-def reusable_report(study: Study, store: Store) -> str | None:
-    """Path in the store of a report that already says what this study's would, if the latest run left one."""
-    run = store.latest_run(study.sweep)
-    data = store.read(f"runs/{study.sweep}/{run}/{FILE}") if run else None
-    try:
-        digest = json.loads(data)["digest"] if data else None
-    except (ValueError, KeyError, TypeError):
-        return None
-    if digest != study.digest() or "report.html" not in store.names(f"runs/{study.sweep}/{run}"):
-        return None
-    return f"runs/{study.sweep}/{run}/report.html"
 
 
 _SUMMARY_CELLS = (

@@ -1,0 +1,92 @@
+"""How pictures look: colours told apart by the colour-blind, a second cue beside each, print sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH = 7.2
+"""Inches: the width of a page of text."""
+
+DPI = 160
+
+CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8C6D1F")
+"""Okabe & Ito (2008); its yellow, too pale on white, is replaced by a dark ochre and comes last."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+MAX_SERIES = len(CATEGORIES)
+
+OUTCOMES = {
+    "done": ("#0072B2", ""),
+    "diverged": ("#E69F00", "//"),
+    "failed": ("#D55E00", "xx"),
+    "skipped": ("#BBBBBB", ".."),
+    "stopped": ("#CC79A7", "\\\\"),
+    "not run": ("#FFFFFF", ""),
+}
+"""Colour and hatching of how a task ended."""
+
+SETTINGS: dict[str, Any] = {
+    "font.size": 8.5,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "hatch.linewidth": 0.6,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-4, 5),
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+def colours(n: int, ordered: bool = False) -> list[Any]:
+    """n colours: from light to dark for an ordered parameter, distinct ones for categories."""
+    if not ordered or n <= 1:
+        return [CATEGORIES[i % len(CATEGORIES)] for i in range(n)]
+    from matplotlib import colormaps
+
+    scale = colormaps["viridis"]
+    return [scale(0.88 * (1 - i / (n - 1))) for i in range(n)][::-1]
+
+
+def marker(i: int) -> str:
+    return MARKERS[i % len(MARKERS)]
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` characters, where words allow."""
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False)) or text
+
+
+def show_labels(ax: Axes, labels: Sequence[str], inches: float) -> None:
+    """Put category labels on the x axis, turned if they do not fit side by side."""
+    room = inches / max(len(labels), 1) / 0.07  # characters
+    longest = max((len(t) for t in labels), default=0)
+    ax.set_xticks(range(len(labels)))
+    if longest <= room:
+        ax.set_xticklabels(labels)
+    else:
+        shown = [t if len(t) <= 26 else t[:25] + "…" for t in labels]
+        ax.set_xticklabels(shown, rotation=35, ha="right", rotation_mode="anchor")

@@ -1,0 +1,83 @@
+"""The table over seeds that a run ends with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..study import Metric, SettingRecord, Study, Summary
+from . import words
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["terminal_table"]
+
+MAX_ROWS = 40
+
+
+def terminal_table(study: Study, width: int = 80) -> Table:
+    """Settings × headline metrics: mean ± half the 95 % interval, and n where it is not that of all seeds.
+
+    Columns that do not fit into `width` are left out, the last declared first; the caption says how many.
+    """
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+
+    metrics = study.headline("train", "probe")
+    summaries = {m.path: {s.settings[0]: s for s in study.summaries(m)} for m in metrics}
+    best = study.best()
+    seeds = len(study.replicates)
+    rows = study.settings if len(study.settings) <= MAX_ROWS else _ranked(study)[:MAX_ROWS]
+    labels = [("★ " if s.index == best else "  " if best is not None else "") + _shortened(s.label) for s in rows]
+
+    used = max([cell_len(text) for text in [*labels, "setting"]]) + 3
+    chosen: list[tuple[Metric, list[str]]] = []
+    for metric in metrics:
+        cells = [_cell(summaries[metric.path].get(s.index), seeds) for s in rows]
+        wide = max(cell_len(t) for t in [*cells, metric.column.name, metric.name]) + 2
+        if used + wide > width and chosen:
+            break
+        chosen.append((metric, cells))
+        used += wide
+
+    parts = []
+    if seeds > 1:
+        parts.append(f"mean ± half of the 95 % t interval over {seeds} seeds (\\[n] where fewer)")
+    else:
+        parts.append("one seed: no intervals")
+    if best is not None and study.main_metric:
+        parts.append(f"★ {'highest' if study.mode == 'max' else 'lowest'} mean {study.metric}")
+    if len(metrics) > len(chosen):
+        parts.append(f"{len(metrics) - len(chosen)} more columns in the report")
+    if len(rows) < len(study.settings):
+        parts.append(f"the best {len(rows)} of {len(study.settings)} settings")
+    table = Table(box=box.SIMPLE_HEAD, caption="; ".join(parts), caption_justify="left", pad_edge=False, padding=(0, 1))
+    table.add_column("setting", no_wrap=True)
+    for metric, _ in chosen:
+        table.add_column(f"{metric.column.name}\n{metric.name}", justify="right", no_wrap=True)
+    for i, label in enumerate(labels):
+        bold = "bold" if rows[i].index == best else None
+        table.add_row(label, *[cells[i] for _, cells in chosen], style=bold)
+    return table
+
+
+def _cell(summary: Summary | None, seeds: int) -> str:
+    if summary is None:
+        return "–"
+    n = summary.interval.n
+    return words.interval(summary.interval) + (f" [{n}]" if n != seeds else "")
+
+
+def _ranked(study: Study) -> list[SettingRecord]:
+    means: dict[int, float] = {}
+    if study.main_metric:
+        for s in study.summaries(study.main_metric):
+            if s.interval.mean is not None:
+                means[s.settings[0]] = s.interval.mean
+    sign = -1 if study.mode == "max" else 1
+    return sorted(study.settings, key=lambda s: (s.index not in means, sign * means.get(s.index, 0.0), s.index))
+
+
+def _shortened(label: str, limit: int = 34) -> str:
+    return label if len(label) <= limit else label[: limit - 1] + "…"

@@ -1,0 +1,113 @@
+"""Along which axis a study's settings are drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..study import Study
+from .style import MAX_SERIES
+
+
+@dataclass(frozen=True)
+class View:
+    """An axis for settings.
+
+    Attributes:
+        label: of the axis.
+        x: by setting, its place on the axis.
+        numeric: the places are the parameter's values; else positions of `ticks`.
+        ticks: names of the places of a category axis.
+        series: by setting, the index in `names` of the line it belongs to.
+        names: of the lines: one unnamed line, or the values of a second parameter.
+        joined: neighbours on a line differ in nothing but the parameter on the axis.
+    """
+
+    label: str
+    x: dict[int, float]
+    numeric: bool
+    ticks: tuple[str, ...]
+    series: dict[int, int]
+    names: tuple[str, ...]
+    joined: bool
+
+
+def views(study: Study) -> list[View]:
+    """One axis that shows all settings; or for a random search, one for each parameter."""
+    settings = study.settings
+    paths = [p for p in dict.fromkeys(p for s in settings for p in s.config) if len(_values(study, p)) > 1]
+    if len(paths) <= 1:
+        return [_view(study, paths[0] if paths else None, [])]
+    sizes = {p: len(_values(study, p)) for p in paths}
+    numeric = [p for p in paths if _is_numeric(_values(study, p))]
+    full = math.prod(sizes.values()) == len(settings)
+    if full:
+        x = max(numeric or paths, key=lambda p: sizes[p])
+        others = [p for p in paths if p != x]
+        if math.prod(sizes[p] for p in others) <= MAX_SERIES:
+            return [_view(study, x, others)]
+    return [_view(study, p, None) for p in paths[:4]]
+
+
+def _view(study: Study, path: str | None, others: list[str] | None) -> View:
+    """`others`: the parameters that make the lines; None if points differ in more than these."""
+    settings = study.settings
+    values = _values(study, path) if path else [s.label for s in settings]
+    numeric = path is not None and _is_numeric(values)
+    if numeric:
+        x = {s.index: float(s.config[str(path)]) for s in settings}
+    else:
+        x = {s.index: float(values.index(s.config.get(path) if path else s.label)) for s in settings}
+    names: list[str] = []
+    series = {}
+    for s in settings:
+        name = ", ".join(f"{s.names[p]}={_shown(s.config[p])}" for p in others or [])
+        if name not in names:
+            names.append(name)
+        series[s.index] = names.index(name)
+    label = next((s.names[path] for s in settings if path in s.names), "") if path else ""
+    return View(label, x, numeric, tuple(map(_shown, values)), series, tuple(names), numeric and others is not None)
+
+
+def _values(study: Study, path: str | None) -> list[Any]:
+    return list(dict.fromkeys(s.config.get(str(path)) for s in study.settings))
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def scale_of(values: Sequence[float]) -> tuple[str, dict[str, float]]:
+    """A scale on which the values of a numeric parameter can be told apart, with its options."""
+    positive = sorted(v for v in values if v > 0)
+    ratio = positive[-1] / positive[0] if positive else 1.0
+    if len(positive) == len(values):
+        return ("log", {}) if ratio >= 20 else ("linear", {})
+    if min(values) == 0 and ratio >= 100:
+        return "symlog", {"linthresh": positive[0], "linscale": 0.5}
+    return "linear", {}
+
+
+def ordered(study: Study) -> bool:
+    """Whether the settings differ in one numeric parameter alone, so that their order means something."""
+    found = views(study)
+    return len(found) == 1 and found[0].numeric and len(found[0].names) == 1
+
+
+def chosen_settings(study: Study, limit: int) -> list[int]:
+    """At most `limit` settings to draw: evenly spaced in the order of declaration, the best among them."""
+    everything = [s.index for s in study.settings]
+    if len(everything) <= limit:
+        return everything
+    picked = [everything[round(i * (len(everything) - 1) / (limit - 1))] for i in range(limit)]
+    best = study.best()
+    if best is not None and best not in picked:
+        nearest = min(range(1, limit - 1), key=lambda i: abs(picked[i] - best)) if limit > 2 else 0
+        picked[nearest] = best
+    return sorted(picked)

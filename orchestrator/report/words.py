@@ -1,0 +1,75 @@
+"""Numbers, durations and counts as people read them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..stats import Interval
+
+MINUS = "\N{MINUS SIGN}"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A scalar with a few significant digits: 0.9062, 1.3 × 10⁻⁵, −12, yes, –."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if not math.isfinite(value):
+        return {math.inf: "∞", -math.inf: f"{MINUS}∞"}.get(value, "nan")
+    if value == 0 or (isinstance(value, int) and abs(value) < 10**7):
+        return f"{value:d}".replace("-", MINUS) if isinstance(value, int) else "0"
+    exponent = math.floor(math.log10(abs(value)))
+    if -4 <= exponent < 6:
+        return f"{value:.{max(digits - 1 - exponent, 0)}f}".replace("-", MINUS)
+    return f"{_plain(value / 10.0**exponent, digits - 2)} × 10{str(exponent).translate(_SUPERSCRIPTS)}"
+
+
+def with_half_width(mean: float, half: float | None) -> str:
+    """A mean with half the width of its interval, to two digits of the latter: 0.9060 ± 0.0090."""
+    if half is None or not math.isfinite(half):
+        return number(mean)
+    if half == 0:
+        return f"{number(mean)} ± 0"
+    exponent = math.floor(math.log10(max(abs(mean), half)))
+    scale = 0 if -4 <= exponent < 6 else exponent
+    last = math.floor(math.log10(half)) - scale  # the place of the half-width's first digit
+    decimals = min(max(1 - last, 0), 9)
+    body = f"{_plain(mean / 10.0**scale, decimals)} ± {_plain(half / 10.0**scale, decimals)}"
+    return body if not scale else f"({body}) × 10{str(scale).translate(_SUPERSCRIPTS)}"
+
+
+def interval(i: Interval) -> str:
+    """An interval in a cell: mean ± half width, or the mean alone where there is no interval."""
+    return "–" if i.mean is None else with_half_width(i.mean, i.half)
+
+
+def _plain(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    return text.replace("-", MINUS) if float(text) != 0 else text.lstrip("-")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 0.4 s, 75 s, 12 min, 3 h 20 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """1 seed, 3 seeds."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+def listed(items: list[str], last: str = "and") -> str:
+    """a, b and c."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {last} {items[-1]}" if items else ""
