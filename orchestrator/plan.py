@@ -209,8 +209,11 @@ class Plan:
 
     def slot(self, node: Node) -> Mapping[str, float]:
         """The resources that a task holds while it runs."""
-        usual = self.sweep.slot or default_slot(gpus=False)
-        return next((s for c, s in self.sweep.slots.items() if isinstance(node.task, c)), usual)
+        return next((s for c, s in self.sweep.slots.items() if isinstance(node.task, c)), self.slot_of_most())
+
+    def slot_of_most(self) -> Mapping[str, float]:
+        """The slot of tasks for which the sweep names no other."""
+        return self.sweep.slot or default_slot(gpus=False)
 
     def by_task(self) -> dict[str, dict[str, int]]:
         """Counts by task class: {"Lanczos": {"tasks": 6, "stored": 2}}."""

@@ -22,7 +22,7 @@ from .events import Events
 from .graph import Graph, State
 from .plan import Node, Plan, Shape, shape_of
 from .store import Store
-from .sweep import Setting, default_slot
+from .sweep import Setting
 from .worker import Bundle, Input, Outcome, Work
 
 class DagSearch(Searcher):
@@ -69,6 +69,8 @@ class DagSearch(Searcher):
         self._setting_of: dict[str, _Proposal] = {}  # the same by key of a training
         self._exhausted = inner is None
         self._cancelled = False
+        self._begun = 0  # bundles handed out so far
+        self._started_all = False
         self._add(list(plan.nodes.values()))
         if inner is not None:
             self._recall(inner)
@@ -84,6 +86,9 @@ class DagSearch(Searcher):
                 if self._out[shape] < slots:
                     keys = self.graph.take(shape, slots=slots)
                     return {"bundle": self._bundle(trial_id, keys, shape), "run": self._run}
+            warm = self._warm_up(trial_id)
+            if warm is not None:
+                return {"bundle": warm, "run": self._run}
         if self._cancelled or (self.graph.finished and self._exhausted and not self._open):
             return str(Searcher.FINISHED)
         return None
@@ -164,11 +169,27 @@ class DagSearch(Searcher):
             manifest, attempt = node.spec(), self._attempts[key]
             works.append(Work(key, node.task, inputs, node.seeds, manifest, self._is_watched(node), attempt))
             self._events.emit("submitted", key=key, label=node.label, bundle=trial_id)
-        payload = cloudpickle.dumps(works)
-        bundle = Bundle(trial_id, dict(shape), tuple(keys), payload, any(w.watched for w in works))
+        return self._hand_out(trial_id, keys, shape, cloudpickle.dumps(works), any(w.watched for w in works))
+
+    def _hand_out(self, trial_id: str, keys: list[str], shape: Shape, payload: bytes, watched: bool = False) -> Bundle:
+        bundle = Bundle(trial_id, dict(shape), tuple(keys), payload, watched)
         self._bundles[trial_id] = bundle
         self._out[shape] += 1
+        self._begun += 1
         return bundle
+
+    def _warm_up(self, trial_id: str) -> Bundle | None:
+        """An empty bundle that starts a worker while the first tasks (the dataset) keep the others waiting.
+
+        A worker process takes seconds to start; without this, all but the first would start only when
+        the second task is ready.
+        """
+        shape = shape_of(self.plan.slot_of_most())
+        left = self.graph.counts[State.WAITING]
+        if not self._started_all and self._begun < min(self._slots(shape), left + self._begun):
+            return self._hand_out(trial_id, [], shape, b"")
+        self._started_all = True
+        return None
 
     def _input(self, key: str) -> Input:
         node = self.plan.nodes[key]
@@ -197,7 +218,7 @@ class DagSearch(Searcher):
             if len(self.plan.settings) >= self.plan.sweep.samples:
                 self._exhausted = True
                 return
-            shape = shape_of(self.plan.sweep.slot or default_slot(gpus=False))
+            shape = shape_of(self.plan.slot_of_most())
             trainings = len(self._open) * len(self.plan.sweep.replicates)
             if self._open and trainings >= self._slots(shape):
                 return

@@ -129,7 +129,8 @@ class Worker(Trainable):
 
     def _take(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self._todo: list[Work] = list(reversed(cloudpickle.loads(bundle.payload)))
+        works: list[Work] = cloudpickle.loads(bundle.payload) if bundle.payload else []
+        self._todo = list(reversed(works))
         self._current: Generator[Results, None, Outcome] | None = None
         self._key: str | None = None
 
@@ -297,7 +298,8 @@ def _forget(work: Work) -> None:
         torch.manual_seed(seed)
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
-        torch.use_deterministic_algorithms(False)
+        if torch.are_deterministic_algorithms_enabled():  # the setter imports the compiler, a second or more
+            torch.use_deterministic_algorithms(False)
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
