@@ -74,6 +74,8 @@ class Graph:
         self._max_losses = max_losses
         self._seconds: dict[str, float] = {}  # expected duration by kind, learned
         self._ranked_with: dict[str, float] = {}  # the durations in the present ranks
+        self._learned = 0  # durations learned so far
+        self._rank_again = 0  # how many have to be learned before ranks are computed anew
         self._ready: dict[Hashable, list[tuple[float, int, str]]] = {}
         self._ready_count: Counter[Hashable] = Counter()
 
@@ -294,6 +296,7 @@ class Graph:
 
     def _learn(self, kind: str, seconds: float) -> None:
         seconds = max(seconds, 1e-4)
+        self._learned += 1
         known = self._seconds.get(kind)
         self._seconds[kind] = seconds if known is None else 0.7 * known + 0.3 * seconds
 
@@ -310,11 +313,16 @@ class Graph:
             todo += [(v := self.vertices[n], value + self._expected(v.kind)) for n in current.inputs]
 
     def _rerank(self) -> None:
-        """Compute all ranks anew where a kind's duration has changed by more than a factor of two."""
+        """Compute all ranks anew where a kind's duration has changed by more than a factor of two.
+
+        That is a pass over everything. After that for a kind's first duration, the next is due when
+        half as many more are known: the passes of a run then grow with the logarithm of its tasks.
+        """
         changed = [k for k, s in self._seconds.items() if not 0.5 <= s / self._ranked_with.get(k, 1.0) <= 2.0]
-        if not changed:
+        if not changed or (self._learned < self._rank_again and all(k in self._ranked_with for k in changed)):
             return
         self._ranked_with = dict(self._seconds)
+        self._rank_again = self._learned + self._learned // 2
         for key in reversed(self.vertices):  # inputs are added before their dependents
             vertex = self.vertices[key]
             if vertex.state.final:
