@@ -34,7 +34,14 @@ class SharpnessAware(Optimizer):
     rho: Annotated[float, AtLeast(0)] = 0.05
 
     def perturbation(self, w: list[torch.Tensor], g: list[torch.Tensor]) -> list[torch.Tensor]:
-        """ε = ρ g/‖g‖ with the norm over all parameters, and 0 where ‖g‖ = 0 (Foret et al. 2021)."""
+        """ε = ρ g/‖g‖ with the norm over all parameters, and 0 where ‖g‖ = 0 (Foret et al. 2021).
+
+        Args:
+            w, g: one tensor for each parameter with a gradient; not to be written to.
+
+        Returns:
+            new tensors of the same shapes.
+        """
         import torch
 
         norm = torch.nn.utils.get_total_norm(g)
@@ -42,7 +49,7 @@ class SharpnessAware(Optimizer):
         return list(torch._foreach_mul(g, scale))
 
     def combination(self, g: list[torch.Tensor], g_plus: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The gradient to step along: g⁺."""
+        """The gradient to step along: g⁺. May write into `g_plus`."""
         return g_plus
 
     def build(self, network: nn.Module) -> Stepper:
@@ -61,16 +68,23 @@ class _SharpnessAwareStepper(Stepper):
         import torch
 
         result = super().gradient(backward)
+        used = [p for p in self.parameters if p.grad is not None]
+        g = _gradients(used)
+        w = [p.data for p in used]
         with torch.no_grad():
-            used = [p for p in self.parameters if p.grad is not None]
-            w: list[torch.Tensor] = [p.detach() for p in used]
-            g = _gradients(used)
-            kept = [p.clone() for p in w]
-            torch._foreach_add_(w, self.rule.perturbation(w, g))
-        with _frozen_statistics(self.network):
-            super().gradient(backward)
+            moved = self.rule.perturbation(w, g)
+            torch._foreach_add_(moved, w)  # w + ε, in the memory of ε
+        # The parameters look at w + ε for the second pass, then at w again, which nothing has touched:
+        # (w + ε) − ε would differ from w in the last bits.
+        try:
+            for parameter, tensor in zip(used, moved, strict=True):
+                parameter.data = tensor
+            with _frozen_statistics(self.network):
+                super().gradient(backward)
+        finally:
+            for parameter, tensor in zip(used, w, strict=True):
+                parameter.data = tensor
         with torch.no_grad():
-            torch._foreach_copy_(w, kept)  # (w + ε) − ε would differ from w in the last bits
             for parameter, gradient in zip(used, self.rule.combination(g, _gradients(used)), strict=True):
                 parameter.grad = gradient
         return result

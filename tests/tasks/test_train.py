@@ -141,8 +141,9 @@ def test_same_seeds_same_bytes(train, tmp_path, changes):
     assert first.results == second.results
 
 
-def test_channels_last_computes_the_same(train):
-    task = dataclasses.replace(SMALL, model=SimpleCNN(), epochs=1)
+@pytest.mark.parametrize("optimizer", [SGD(momentum=0.9), SAM(momentum=0.9, rho=0.1)])
+def test_channels_last_computes_the_same(train, optimizer):
+    task = dataclasses.replace(SMALL, model=SimpleCNN(), optimizer=optimizer, epochs=1)
     a, b = weights(train(task)), weights(train(dataclasses.replace(task, channels_last=True)))
     assert all(b[k].is_contiguous() for k in b)
     for name in a:
