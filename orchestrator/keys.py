@@ -172,15 +172,30 @@ def _read(item: str) -> _Module | None:
 
 
 def _source(module: str) -> Path | None:
+    """The source file of a module, without importing any library to find it."""
     loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    if file is None and loaded is None:
+    if loaded is not None:
+        file = getattr(loaded, "__file__", None)
+    else:
+        top = module.partition(".")[0]
+        if not module or (top != module and _is_library(top)):
+            return None  # finding a submodule would import its package
         try:
             spec = importlib.util.find_spec(module)
         except (ImportError, AttributeError, ValueError):
             return None
         file = spec.origin if spec else None
     return Path(file) if file and file.endswith(".py") else None
+
+
+@cache
+def _is_library(package: str) -> bool:
+    spec = importlib.util.find_spec(package) if package not in sys.modules else sys.modules[package].__spec__
+    if spec is None:
+        return False
+    places = [spec.origin, *(spec.submodule_search_locations or ())]
+    paths = [Path(p) for p in places if p and p not in ("built-in", "frozen")]
+    return not any(_counts(package, p) for p in paths)
 
 
 def _counts(module: str, path: Path) -> bool:
@@ -299,7 +314,7 @@ def _slice(tree: ast.Module, name: str) -> list[ast.stmt]:
             defines.setdefault(defined, []).append(statement)
     wanted: list[ast.stmt] = []
     seen: set[str] = set()
-    todo = [name]
+    todo = [name, "*"]  # what a star import brings cannot be told, so it always counts
     while todo:
         current = todo.pop()
         if current in seen:
@@ -315,15 +330,19 @@ def _slice(tree: ast.Module, name: str) -> list[ast.stmt]:
 
 
 def _defined(statement: ast.stmt) -> Iterator[str]:
-    if isinstance(statement, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-        yield statement.name
-    elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-        for alias in statement.names:
-            yield alias.asname or alias.name.split(".")[0]
-    else:
-        for node in ast.walk(statement):
+    """The names that a statement of a module binds, in its branches too; "*" for a star import."""
+    todo: list[ast.AST] = [statement]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                yield alias.asname or alias.name.split(".")[0]
+        else:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 yield node.id
+            todo += ast.iter_child_nodes(node)
 
 
 def _only_alias(statement: ast.Import | ast.ImportFrom, name: str) -> ast.stmt:

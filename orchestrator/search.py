@@ -292,6 +292,10 @@ class DagSearch(Searcher):
         else:
             self._inner.on_trial_complete(proposal.name, None, error=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Tune pickles what it is given, and never needs this back."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store and the recorded decisions are the state (Tune calls this regularly)."""
 
@@ -364,6 +368,10 @@ class Shield(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """None: DagSearch suggests in order of priority, and Tune starts what was suggested."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty, see `DagSearch`."""
+        return {}
 
     def _watches(self, trial: Any) -> bool:
         return self._scheduler is not None and trial.config["bundle"].watched

@@ -22,7 +22,7 @@ from ..decisions import Decisions
 from ..graph import Graph, State, summary
 from ..plan import Plan, make_plan
 from ..store import Store
-from ..study import Outcome, Study, reusable_report
+from ..study import Outcome, Study
 from ..sweep import Sweep, load_sweep
 from . import plan as plan_command
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     plan.add_to(graph, plan.nodes.values(), store, stopped=decisions.stopped_keys)
     undecided = sweep.search is not None and len(plan.settings) < sweep.samples
     if graph.finished and not undecided:
-        outcome = outcome_of(graph, {}, commands=[command_line()])
+        outcome = outcome_of(graph, {}, command=command_line())
         return conclude(Study.from_plan(plan, store, outcome), store, None, summary(graph.counts), console)
 
     from ..progress import Progress
@@ -90,8 +90,9 @@ def run(options: argparse.Namespace) -> int:
         done.errors,
         started=done.started,
         seconds=done.seconds,
+        startup=done.startup,
         slots=done.slots,
-        commands=[command_line()],
+        command=command_line(),
         interrupted=done.interrupted,
     )
     study = Study.from_plan(plan, store, outcome)
@@ -117,12 +118,12 @@ def outcome_of(graph: Graph, errors: Mapping[str, str], **about: Any) -> Outcome
 
 def conclude(study: Study, store: Store, path: str | None, last_line: str, console: Console) -> int:
     """Write what a run leaves (unless an equal report is there), print table, failures and last line."""
-    from ..report.terminal import terminal_table
+    from ..report import terminal_table, write_report
 
-    report = reusable_report(study, store) if path is None else None
-    if report is None:
-        from ..report import write_report
-
+    latest = f"runs/{study.sweep}/{store.latest_run(study.sweep)}"
+    if path is None and study.is_saved(store, latest):
+        report = f"{latest}/report.html"
+    else:
         path = path or f"runs/{study.sweep}/{new_run_name()}"
         study.save(store, path)
         study.write_tables(store, path)
