@@ -557,7 +557,9 @@ class Study:
             UserError: the format is unknown, or the folder cannot be written.
         """
         if format not in ("csv", "parquet"):
-            raise UserError(f"Tables are exported as csv or parquet, not {format!r}{nearest(format, ['csv', 'parquet'])}.")
+            raise UserError(
+                f"Tables are exported as csv or parquet, not {format!r}{nearest(format, ['csv', 'parquet'])}."
+            )
         target = Path(folder)
         files = []
         try:

@@ -73,7 +73,8 @@ def _facts(study: Study) -> list[str]:
     seeds = words.count(len(study.replicates), "seed")
     return [
         f"{words.count(len(study.settings), 'setting')} × {seeds} = {words.count(trials, 'trial')}",
-        f"{words.count(len(study.tasks), 'task')}: {counts.get(DONE, 0)} ended well" + (f", {', '.join(bad)}" if bad else ""),
+        f"{words.count(len(study.tasks), 'task')}: {counts.get(DONE, 0)} ended well"
+        + (f", {', '.join(bad)}" if bad else ""),
         time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(study.run.get("started") or _newest(study))),
     ]
 
@@ -166,7 +167,9 @@ def _pair_table(study: Study, column: str) -> dict[str, Any] | None:
         a, b = study.settings[cell[0]].label, study.settings[cell[-1]].label
         found = [f.get(cell) for f in by_metric]
         seeds = max((s.interval.units for s in found if s), default=0)
-        rows.append({"label": a if cell[0] == cell[-1] else f"{a} × {b}", "seeds": seeds, "cells": list(map(_cell, found))})
+        rows.append(
+            {"label": a if cell[0] == cell[-1] else f"{a} × {b}", "seeds": seeds, "cells": list(map(_cell, found))}
+        )
     return {
         "title": column,
         "heads": [{"task": column, "name": m.name, "words": m.words} for m in metrics],
@@ -324,13 +327,18 @@ def _provenance(study: Study) -> list[tuple[str, list[str]]]:
     add("Hosts", hosts[:8] + ([f"and {len(hosts) - 8} more"] if len(hosts) > 8 else []))
     add("Data", [_dataset(study, m) for m in manifests if m.get("kind") == "data"])
     total = sum(float(m.get("seconds", 0.0)) for m in manifests)
-    add("Time of all tasks", [f"{words.duration(total)}, whenever they ran ({words.count(len(manifests), 'artifact')})"])
+    add(
+        "Time of all tasks", [f"{words.duration(total)}, whenever they ran ({words.count(len(manifests), 'artifact')})"]
+    )
     if run.get("seconds"):
         slots = f" on {words.count(run['slots'], 'slot')}" if run.get("slots") else ""
         startup = f", of it {words.duration(run['startup'])} start-up" if run.get("startup") else ""
         stored = sum(t.state == "stored" for t in study.tasks.values())
         ran = sum(t.state == "done" for t in study.tasks.values())
-        add("This run", [f"{words.duration(run['seconds'])}{slots}{startup}; {ran} tasks ran, {stored} were stored before"])
+        add(
+            "This run",
+            [f"{words.duration(run['seconds'])}{slots}{startup}; {ran} tasks ran, {stored} were stored before"],
+        )
     elif study.tasks and all(t.state == "stored" for t in study.tasks.values()):
         add("This run", ["all tasks were stored before"])
     peak = max((m.get("peak_memory_bytes") or 0 for m in manifests), default=0)
@@ -348,4 +356,5 @@ def _commit(git: Mapping[str, Any] | None) -> str:
 def _dataset(study: Study, manifest: Mapping[str, Any]) -> str:
     files = manifest.get("files") or {}
     hashes = ", ".join(f"{name} {str(info.get('sha256', ''))[:12]}" for name, info in sorted(files.items()))
-    return f"{manifest.get('label') or manifest.get('task')} (key {str(manifest.get('key'))[:12]}; SHA-256 of files: {hashes})"
+    name = manifest.get("label") or manifest.get("task")
+    return f"{name} (key {str(manifest.get('key'))[:12]}; SHA-256 of files: {hashes})"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..stats import jackknife_bounds, mean_bounds
-from ..study import COMMITTED, DONE, Column, Metric, Study, Summary, TaskRecord
+from ..study import DONE, Column, Metric, Study, Summary, TaskRecord
 from . import style, words
-from .views import View, chosen_settings, ordered, scale_of, views
+from .views import View, chosen_settings, name_of, ordered, scale_of, views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_PANELS = 6
-MAX_CELLS = 12
+MAX_CELLS = 16
 MAX_SINGLE_LINES = 40
 MATRIX_TRIALS = 24
 
@@ -47,7 +47,7 @@ def pictures(study: Study) -> list[Picture]:
     """Every picture of the study, in the order of the report."""
     from matplotlib import rc_context
 
-    with rc_context(style.SETTINGS):
+    with rc_context(style.SETTINGS):  # type: ignore[arg-type]
         return list(_pictures(study))
 
 
@@ -78,7 +78,7 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
             cells = {s.settings for m in metrics for s in study.summaries(m) if len(set(s.settings)) == 1}
             if not cells:
                 return
-        if not metrics:
+        if not metrics or (column.kind == "pair" and all(len(study.values(m)) < 2 for m in metrics)):
             return
         rows, columns_ = _shape(len(metrics), 3)
         fig, axes = _panels(rows, columns_, height=2.25 if view.numeric else 2.5)
@@ -90,7 +90,7 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
             ax.remove()
         if len(view.names) > 1:
             handles, labels = axes[0].get_legend_handles_labels()
-            fig.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+            _legend(fig, handles, labels, 4)
         what = {"pair": "pairs of seeds of one setting", "group": "settings"}.get(column.kind, "single seeds")
         against = f"against {view.label}" if view.label else "by setting"
         title = f"{column.name} {against}" if column.kind != "train" else f"Training results {against}"
@@ -106,7 +106,7 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
             caption += " Intervals that reach beyond the panel are cut off at its edge: so few seeds hardly bound them."
         caption += _left_out(study, metrics)
         name = f"{_slug(column.name)}-metrics" + (f"-{number + 1}" if number else "")
-        yield Picture(name, title, caption, column.kind, column.name, _png(fig))
+        yield Picture(name, title, caption, column.kind, column.name, _png(fig, title))
 
 
 def _draw_metric(ax: Axes, study: Study, metric: Metric, view: View, inches: float) -> bool:
@@ -166,7 +166,7 @@ def _dress_x(ax: Axes, view: View, inches: float) -> None:
         ax.set_xlim(-0.6, len(view.ticks) - 0.4)
         ax.grid(axis="x", visible=False)
         return
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 
     values = sorted(set(view.x.values()))
     kind, options = scale_of(values)
@@ -183,7 +183,9 @@ def _dress_x(ax: Axes, view: View, inches: float) -> None:
     if len(values) <= 12:
         ax.xaxis.set_major_locator(FixedLocator([values[i] for i in shown]))
         ax.xaxis.set_major_formatter(FixedFormatter([f"{values[i]:.4g}" for i in shown]))
-        ax.xaxis.set_minor_locator(NullLocator())
+        rest = [v for i, v in enumerate(values) if i not in shown]
+        ax.xaxis.set_minor_locator(FixedLocator(rest) if rest else NullLocator())
+        ax.xaxis.set_minor_formatter(NullFormatter())
     if kind == "linear" and len(values) > 1:
         ax.set_xlim(values[0] - 0.06 * span, values[-1] + 0.08 * span)
 
@@ -225,7 +227,7 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
                     band = _draw_line(ax, here, name, m, curve, colour, label, style.marker(m), column)
                     bands, points = bands or band, points or curve["kind"] == "points"
             if len(study.settings) > 1:
-                ax.set_title(study.settings[setting].label, loc="left", fontsize=8)
+                ax.set_title(style.wrapped(name_of(study, setting), int(84 / columns_)), loc="left", fontsize=8)
         used = len(spots)
         n_shown = len(data_settings)
     else:
@@ -236,7 +238,7 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
                 here = [d for d in data if d.cell[0] == setting]
                 i = rank[setting]
                 for name in names:
-                    label = study.settings[setting].label if name == names[0] else None
+                    label = name_of(study, setting) if name == names[0] else None
                     width = 0.5 / len(data_settings)
                     band = _draw_line(
                         ax, here, name, 0, curve, palette[i], label, style.marker(i), column,
@@ -256,10 +258,12 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
         keys = _dash_keys(curve, groups[0])
         handles, labels = handles + [k[0] for k in keys], labels + [k[1] for k in keys]
     if len(labels) > 1:
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+        lines = len(labels) // len(groups[0])
+        _legend(fig, handles, labels, lines if many and 2 <= lines <= 5 else 4)
     caption = _curve_caption(study, column, curve, data, bands, many, n_shown)
     name = f"{_slug(column.name)}-{index + 1}-{_slug(curve['file'])}"
-    return Picture(name, curve["title"], caption, column.kind, column.name, _png(fig))
+    title = _titled(study, column, curve)
+    return Picture(name, title, caption, column.kind, column.name, _png(fig, title))
 
 
 def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Picture | None:
@@ -272,7 +276,8 @@ def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Pi
     cells.sort(key=lambda c: (len(set(c)) > 1, c))
     shown = cells
     if len(cells) > MAX_CELLS:
-        shown = [cells[round(i * (len(cells) - 1) / (MAX_CELLS - 1))] for i in range(MAX_CELLS)]
+        within = _spread([c for c in cells if len(set(c)) == 1], MAX_CELLS // 2)
+        shown = within + _spread([c for c in cells if len(set(c)) > 1], MAX_CELLS - len(within))
     rows, columns_ = _shape(len(shown), 1 if len(shown) == 1 else 4 if len(shown) > 6 else 3)
     fig, axes = _panels(rows, columns_, height=3.0 if len(shown) == 1 else 1.75, share=True)
     names = list(curve["y"])
@@ -284,8 +289,8 @@ def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Pi
                 colour = style.CATEGORIES[(i + m) % len(style.CATEGORIES)]
                 bands |= _draw_line(ax, here, name, m, curve, colour, _said(name) if m == 0 else None,
                                     style.marker(i), column, thin=True)  # fmt: skip
-        a, b = study.settings[cell[0]], study.settings[cell[-1]]
-        title = a.label if a is b else f"{a.label} × {b.label}"
+        a, b = name_of(study, cell[0]), name_of(study, cell[-1])
+        title = a if cell[0] == cell[-1] else f"{a} × {b}"
         if len(study.settings) > 1:
             ax.set_title(style.wrapped(title, int(70 / columns_)), loc="left", fontsize=7.5)
     for ax in axes[len(shown) :]:
@@ -293,18 +298,21 @@ def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Pi
     _dress(fig, axes[: len(shown)], curve, columns_)
     handles, labels = axes[0].get_legend_handles_labels()
     if len(labels) > 1:
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+        _legend(fig, handles, labels, 4)
     unit = "pair of trials" if column.kind == "pair" else "setting"
     panels = [d for d in data if d.cell in shown]
     caption = f"Thin lines: one {unit} each ({words.count(len(panels), 'line')} a quantity in all)"
     caption += "; thick lines: their mean." if len(panels) > len(shown) else "."
     if column.kind == "pair" and len({d.cell for d in data if len(set(d.cell)) > 1}):
-        caption += " A panel with one name: pairs of seeds of that setting; with two (A × B): the first network is of A."
+        caption += (
+            " A panel with one name: pairs of seeds of that setting; with two (A × B): the first network is of A."
+        )
     if len(shown) < len(cells):
         caption += f" {len(shown)} of {len(cells)} combinations of settings are drawn, evenly spaced in their order."
     caption += _gone(study, column)
     name = f"{_slug(column.name)}-{index + 1}-{_slug(curve['file'])}"
-    return Picture(name, curve["title"], caption, column.kind, column.name, _png(fig))
+    title = _titled(study, column, curve)
+    return Picture(name, title, caption, column.kind, column.name, _png(fig, title))
 
 
 @dataclass(frozen=True)
@@ -484,8 +492,8 @@ def matrix_pictures(study: Study, column: Column) -> Iterator[Picture]:
         return
     tasks = [t for t in study.of_column(column.name) if t.trials]
     trials = sorted({t for task in tasks for t in task.trials}, key=lambda t: (t[0], study.replicates.index(t[1])))
-    if len(trials) < 2:
-        return
+    if len(trials) < 3:
+        return  # one pair: the table says it
     by_trial = len(trials) <= MATRIX_TRIALS
     settings = sorted({s for s, _ in trials})
     if not by_trial and not 2 <= len(settings) <= 40:
@@ -498,7 +506,7 @@ def matrix_pictures(study: Study, column: Column) -> Iterator[Picture]:
             _trial_labels(ax, study, trials)
         else:
             _draw_matrix(ax, fig, *_setting_matrix(study, metric, settings), metric)
-            labels = [study.settings[s].label for s in settings]
+            labels = [name_of(study, s) for s in settings]
             style.show_labels(ax, labels, style.WIDTH / columns_ - 1.4)
             ax.set_yticks(range(len(labels)), [t if len(t) <= 26 else t[:25] + "…" for t in labels])
     for ax in axes[len(metrics) :]:
@@ -510,9 +518,8 @@ def matrix_pictures(study: Study, column: Column) -> Iterator[Picture]:
         what = "Each cell is the mean over the pairs of trials of two settings."
     caption = f"{what} Hatched grey: no such pair, or no value. The matrix is symmetric: a pair is measured once."
     caption += _left_out(study, metrics)
-    yield Picture(
-        f"{_slug(column.name)}-matrix", f"{column.name} between trials", caption, "pair", column.name, _png(fig)
-    )
+    title = f"{column.name} between trials"
+    yield Picture(f"{_slug(column.name)}-matrix", title, caption, "pair", column.name, _png(fig, title))
 
 
 def _trial_matrix(study: Study, metric: Metric, trials: Sequence[tuple[int, str]]) -> tuple[Any]:
@@ -547,12 +554,12 @@ def _draw_matrix(ax: Axes, fig: Figure, matrix: Any, metric: Metric) -> None:
 
     n = len(matrix)
     ax.grid(visible=False)
-    ax.add_patch(Rectangle((-0.5, -0.5), n, n, fc="#F2F2F2", ec="#CFCFCF", hatch="////", lw=0))
+    ax.add_patch(Rectangle((-0.5, -0.5), n, n, fc="#F2F2F2", ec="#CFCFCF", hatch="////", lw=0, zorder=-1))
     cmap = colormaps["cividis"]
     finite = matrix[np.isfinite(matrix)]
     low, high = float(finite.min()), float(finite.max())
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high, aspect="equal")
     if n <= 6:
         for (i, j), value in np.ndenumerate(matrix):
@@ -562,7 +569,7 @@ def _draw_matrix(ax: Axes, fig: Figure, matrix: Any, metric: Metric) -> None:
                         color="black" if light else "white")  # fmt: skip
     bar = fig.colorbar(image, ax=ax, shrink=0.8, pad=0.03)
     bar.set_label(style.wrapped(metric.words, 36))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     ax.set_title(metric.name, loc="left", fontsize=8, color="#555555")
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -585,7 +592,7 @@ def _trial_labels(ax: Axes, study: Study, trials: Sequence[tuple[int, str]]) -> 
         if places[0]:
             for draw in (ax.axvline, ax.axhline):
                 draw(places[0] - 0.5, color="white", lw=2)
-        label = study.settings[setting].label
+        label = name_of(study, setting)
         label = label if len(label) <= 22 else label[:21] + "…"
         middle = (places[0] + places[-1]) / 2
         ax.annotate(label, (middle, 0), (0, -16), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -600,9 +607,7 @@ def _trial_labels(ax: Axes, study: Study, trials: Sequence[tuple[int, str]]) -> 
 def outcome_picture(study: Study) -> Picture | None:
     """How many tasks of each kind ended how; None if all ended well."""
     counts = {
-        name: [study.statuses[t.key] for t in study.of_column(name)]
-        for name in study.columns
-        if study.of_column(name)
+        name: [study.statuses[t.key] for t in study.of_column(name)] for name in study.columns if study.of_column(name)
     }
     if all(s == DONE for statuses in counts.values() for s in statuses):
         return None
@@ -616,7 +621,7 @@ def outcome_picture(study: Study) -> Picture | None:
         ax.barh(range(len(names)), widths, left=left, color=colour, hatch=hatch, ec="#333333", lw=0.5, label=status,
                 height=0.7)  # fmt: skip
         for i, width in enumerate(widths):
-            if width:
+            if width > 0.02 * max(map(len, counts.values())):
                 ax.text(left[i] + width / 2, i, str(width), ha="center", va="center", fontsize=7,
                         color="white" if status == "done" else "black",
                         bbox=None if not hatch else {"fc": "white", "ec": "none", "pad": 1, "alpha": 0.85})  # fmt: skip
@@ -625,17 +630,17 @@ def outcome_picture(study: Study) -> Picture | None:
     ax.invert_yaxis()
     ax.set_xlabel("tasks")
     ax.grid(axis="y", visible=False)
-    fig.legend(loc="outside lower center", ncols=6)
+    _legend(fig, *ax.get_legend_handles_labels(), 6)
     caption = (
         "Tasks of each kind by how they ended. Diverged: the loss became non-finite, which is a result. "
         "Skipped: something the task depends on failed, diverged or was stopped."
     )
-    return Picture("outcomes", "What became of the tasks", caption, "run", "", _png(fig))
+    return Picture("outcomes", "What became of the tasks", caption, "run", "", _png(fig, "What became of the tasks"))
 
 
 def timeline_picture(study: Study) -> Picture | None:
     """When each task of this run ran on which worker; None if none ran."""
-    ran = [(t, study.manifest(t.key)) for t in study.tasks.values() if t.state == "done" and t.state in COMMITTED]
+    ran = [(t, study.manifest(t.key)) for t in study.tasks.values() if t.state == "done"]
     ran = [(t, m) for t, m in ran if isinstance(m.get("started"), (int, float)) and "seconds" in m]
     if not ran:
         return None
@@ -651,8 +656,9 @@ def timeline_picture(study: Study) -> Picture | None:
     unit, size = ("s", 1.0) if end < 300 else ("min", 60.0) if end < 3 * 3600 else ("h", 3600.0)
     drawn = workers[:64]
     fig, (ax,) = _panels(1, 1, height=min(1.1 + 0.3 * len(drawn), 7.5))
-    hatches = ("", "////", "....", "xxxx", "\\\\\\\\", "||||", "----", "++++")
-    for i, name in enumerate([*kept, *(["others"] if rest else [])]):
+    names = [*kept, *(["others"] if rest else [])]
+    inches = style.WIDTH * 0.72 / (end / size)
+    for i, name in enumerate(names):
         colour = style.CATEGORIES[i] if name != "others" else "#999999"
         for row, worker in enumerate(drawn):
             bars = [
@@ -661,8 +667,12 @@ def timeline_picture(study: Study) -> Picture | None:
                 if (str(m.get("host", "")), str(m.get("worker", ""))) == worker
                 and (t.column == name or (name == "others" and t.column in rest))
             ]
-            ax.broken_barh(bars, (row - 0.38, 0.76), fc=colour, ec="white", lw=0.3, hatch=hatches[i] if i else "")
-        ax.bar(0, 0, color=colour, hatch=hatches[i], ec="white", label=f"{name} ({words.duration(_sum(total, name, rest))})")
+            wide = bool(bars) and sum(w for _, w in bars) / len(bars) * inches > 0.05
+            ax.broken_barh(bars, (row - 0.38, 0.76), fc=colour, ec="white" if wide else colour, lw=0.4)
+            for start, width in bars:
+                if width * inches > 0.075 * len(name) and len(ran) <= 500:
+                    ax.text(start + width / 2, row, name, ha="center", va="center", fontsize=6, color="white")
+        ax.bar(0, 0, color=colour, label=f"{name} ({words.duration(_sum(total, name, rest))})")
     startup = float(study.run.get("startup") or 0.0)
     if startup:
         ax.axvspan(0, startup / size, fc="#EEEEEE", ec="none", zorder=0)
@@ -673,9 +683,11 @@ def timeline_picture(study: Study) -> Picture | None:
     ax.set_ylabel("worker")
     ax.set_xlabel(f"time since the start of the run ({unit})")
     ax.grid(axis="y", visible=False)
-    fig.legend(loc="outside lower center", ncols=min(len(kept) + bool(rest), 4))
+    _legend(fig, *ax.get_legend_handles_labels(), 4)
     busy = sum(m["seconds"] for _, m in ran)
-    caption = f"Every task that this run carried out ({len(ran)}), by worker and kind; in brackets the time they took in all."
+    caption = (
+        f"Every task that this run carried out ({len(ran)}), by worker and kind; in brackets the time they took in all."
+    )
     slots, seconds = study.run.get("slots") or 0, float(study.run.get("seconds") or 0.0) - startup
     if slots and seconds > 0:
         share = min(busy / (slots * seconds), 1.0)
@@ -688,7 +700,7 @@ def timeline_picture(study: Study) -> Picture | None:
         caption += f" {stored} tasks were stored before and did not run."
     if any(s == "failed" for s in study.statuses.values()):
         caption += " Failed tasks leave no times and are not drawn."
-    return Picture("timeline", "Tasks on workers", caption, "run", "", _png(fig))
+    return Picture("timeline", "Tasks on workers", caption, "run", "", _png(fig, "Tasks on workers"))
 
 
 def _total_by_column(ran: Sequence[tuple[TaskRecord, Any]]) -> dict[str, float]:
@@ -727,12 +739,25 @@ def _left_out(study: Study, metrics: Sequence[Metric]) -> str:
     return " Left out: " + "; ".join(f"{name}: {text}" for text, name in parts) + "."
 
 
+def _titled(study: Study, column: Column, curve: Any) -> str:
+    """The curve's title, with the column's name where several columns of a class have it."""
+    several = sum(c.task == column.task for c in study.columns.values()) > 1
+    return f"{curve['title']} ({column.name})" if several else str(curve["title"])
+
+
 def _said(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-").replace("--", "-")
+
+
+def _spread(items: Sequence[Any], limit: int) -> list[Any]:
+    """At most `limit` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
 
 
 def _shape(n: int, widest: int) -> tuple[int, int]:
@@ -745,19 +770,30 @@ def _shape(n: int, widest: int) -> tuple[int, int]:
 
 def _panels(rows: int, columns_: int, *, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure as wide as a page with panels in rows; `height` of each in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width = style.WIDTH if columns_ > 1 else style.WIDTH * 0.8
     fig = Figure(figsize=(width, rows * height + 0.35), dpi=style.DPI, layout="constrained")
-    FigureCanvasAgg(fig)
     axes = fig.subplots(rows, columns_, squeeze=False, sharex=share, sharey=share)
     return fig, list(axes.flat)
 
 
-def _png(fig: Figure) -> bytes:
+def _legend(fig: Figure, handles: Sequence[Any], labels: Sequence[str], ncols: int) -> None:
+    """A legend below the panels, read row by row, in as many columns as fit."""
+    widest = 0.55 + 0.075 * max(map(len, labels))  # inches
+    n, ncols = len(labels), max(min(len(labels), ncols, int((fig.get_figwidth() - 0.2) / widest)), 1)
+    order = [i for column in range(ncols) for i in range(column, n, ncols)]
+    fig.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=ncols)
+
+
+def _png(fig: Figure, title: str) -> bytes:
     import io
 
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    width = 96 if fig.get_figwidth() >= style.WIDTH else 76
+    fig.suptitle(style.wrapped(title, width), x=0.012, ha="left", fontsize=10, fontweight="bold")
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", metadata={"Software": None})
+    # `savefig` would draw twice, once for the layout; here the layout happens while drawing.
+    FigureCanvasAgg(fig).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()

@@ -83,6 +83,13 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def name_of(study: Study, setting: int) -> str:
+    """A setting's name in a picture: its label, without the parameter's name where the value speaks for itself."""
+    record = study.settings[setting]
+    values = list(record.config.values())
+    return values[0] if len(values) == 1 and isinstance(values[0], str) and values[0] else record.label
+
+
 def scale_of(values: Sequence[float]) -> tuple[str, dict[str, float]]:
     """A scale on which the values of a numeric parameter can be told apart, with its options."""
     positive = sorted(v for v in values if v > 0)

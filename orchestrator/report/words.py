@@ -55,6 +55,8 @@ def _plain(value: float, decimals: int) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds in words: 0.4 s, 75 s, 12 min, 3 h 20 min."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from toys import Curvature, Ensemble, Fit, Line
+
 from orchestrator.plan import Node, Plan, make_plan
 from orchestrator.store import Store
 from orchestrator.study import Outcome, Study
 from orchestrator.sweep import Sweep, same_seed, same_setting
 from tasks.task import Artifact, Context, drain
-from toys import Curvature, Ensemble, Fit, Line
 
 COMMAND = "python -m orchestrator sweep sweeps/toy.py"
 

@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from orchestrator import stats
 from scipy import stats as scipy_stats
+
+from orchestrator import stats
 
 
 @pytest.mark.parametrize(("level", "degrees"), [(0.95, 1), (0.95, 4), (0.9, 9), (0.99, 30)])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+
 from tasks.spec import AtLeast, Spec
 from tasks.task import Artifact, Context, Curve, GroupProbe, PairProbe, Probe, Task
 
