@@ -115,7 +115,7 @@ def execute_plan(
         capacity = Capacity(nodes)
         slots = capacity.of(usual)
         imports = ("torch",) if any(type(n.task).__module__.startswith("tasks.") for n in plan.nodes.values()) else ()
-        run_info = RunInfo(str(store), path, git_state(), own_paths(), imports)
+        run_info = RunInfo(store.address, path, git_state(), own_paths(), imports)
         search = DagSearch(
             plan,
             store,

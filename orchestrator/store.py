@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 FORMAT = 1
 """Version of the layout; a store written by a newer version is refused."""
+
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*(@)")
 
 
 class Store:
@@ -58,18 +61,27 @@ class Store:
         try:
             self._remote, self._prefix = FileSystem.from_uri(self.uri)
         except Exception as error:  # pyarrow raises ArrowInvalid, OSError, NotImplementedError, …
-            raise StoreError(f"The store {self.uri!r} cannot be opened: {_first_line(error)}.") from None
+            raise StoreError(f"The store {str(self)!r} cannot be opened: {_first_line(error)}.") from None
+        self._prefix = self._prefix.rstrip("/")
+        if not self._prefix:
+            raise StoreError(f"The store {str(self)!r} names no bucket: give one, such as s3://bucket/prefix.")
+
+    @property
+    def address(self) -> str:
+        """What opens this store in another process or on another machine; may hold credentials."""
+        return self.uri if self.local is None else str(self.local)
 
     def __reduce__(self) -> Any:
-        return (Store, (str(self.local) if self.local else self.uri,))
+        return (Store, (self.address,))
 
     def __str__(self) -> str:
-        return self.uri if self.local is None else str(self.local)
+        """For people: a password in the URI is not shown."""
+        return _PASSWORD.sub(r"\1***\2", self.address)
 
     def shown(self, relative: str) -> str:
         """A file of the store as people can open it: a path below the working folder, or a URI."""
         if self.local is None:
-            return f"{self.uri.rstrip('/')}/{relative}"
+            return f"{str(self).partition('?')[0].rstrip('/')}/{relative}"
         path = self.local / relative
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -207,11 +219,14 @@ class Store:
         if data is None:
             raise StoreError(f"The store {self} holds no artifact {task_name}/{key}.")
         try:
-            return dict(json.loads(data))
+            manifest = json.loads(data)
         except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict):
             raise StoreError(
                 f"The manifest of {task_name}/{key} in {self} is damaged: delete that folder and run again."
-            ) from None
+            )
+        return manifest
 
     def manifests(self, artifacts: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         """The manifests of many artifacts, in order; read in parallel from an object store."""
@@ -249,16 +264,17 @@ class Store:
         target = f"artifacts/{task_name}/{key}"
         try:
             if self.local is not None:
-                self._commit_locally(folder, list(files), text, self.path(target))
+                mine = self._commit_locally(folder, list(files), text, self.path(target))
             else:
-                self._commit_remotely(folder, list(files), text, target)
+                mine = self._commit_remotely(folder, list(files), text, target)
         except OSError as error:
             raise StoreError(f"The store {self} cannot be written: {_first_line(error)}.") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return whole
+        return whole if mine else self.manifest(task_name, key)
 
-    def _commit_locally(self, folder: Path, files: list[str], manifest: bytes, target: Path) -> None:
+    def _commit_locally(self, folder: Path, files: list[str], manifest: bytes, target: Path) -> bool:
+        """Whether this call made the commit: another worker may have been faster."""
         for name in files:
             _sync(folder / name)
         _write_durably(folder / MANIFEST, manifest)
@@ -269,16 +285,17 @@ class Store:
             os.rename(folder, target)
         except OSError:
             if (target / MANIFEST).exists():
-                return  # another worker committed the same key: same key, same content
+                return False  # another worker committed the same key: same key, same content
             raise
         _sync(target.parent)
+        return True
 
-    def _commit_remotely(self, folder: Path, files: list[str], manifest: bytes, target: str) -> None:
+    def _commit_remotely(self, folder: Path, files: list[str], manifest: bytes, target: str) -> bool:
         from pyarrow.fs import LocalFileSystem, copy_files
 
         assert self._remote is not None
         if self.read(f"{target}/{MANIFEST}") is not None:
-            return
+            return False
         for name in files:
             copy_files(
                 str(folder / name),
@@ -287,6 +304,7 @@ class Store:
                 destination_filesystem=self._remote,
             )
         self.write(f"{target}/{MANIFEST}", manifest)
+        return True
 
     def fetch(self, task_name: str, key: str) -> Path:
         """A local folder with the artifact's files: its own in a local store, else a cached copy."""
