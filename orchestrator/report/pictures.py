@@ -620,12 +620,12 @@ def outcome_picture(study: Study) -> Picture | None:
             continue
         ax.barh(range(len(names)), widths, left=left, color=colour, hatch=hatch, ec="#333333", lw=0.5, label=status,
                 height=0.7)  # fmt: skip
-        for i, width in enumerate(widths):
-            if width > 0.02 * max(map(len, counts.values())):
-                ax.text(left[i] + width / 2, i, str(width), ha="center", va="center", fontsize=7,
-                        color="white" if status == "done" else "black",
-                        bbox=None if not hatch else {"fc": "white", "ec": "none", "pad": 1, "alpha": 0.85})  # fmt: skip
         left = [a + b for a, b in zip(left, widths, strict=True)]
+    longest = max(map(len, counts.values()))
+    for i, name in enumerate(names):
+        wrong = [f"{counts[name].count(s)} {s}" for s in style.OUTCOMES if s != DONE and s in counts[name]]
+        ax.text(left[i] + 0.01 * longest, i, ", ".join(wrong), ha="left", va="center", fontsize=7)
+    ax.set_xlim(0, 1.3 * longest)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlabel("tasks")
@@ -655,7 +655,7 @@ def timeline_picture(study: Study) -> Picture | None:
     end = max(max(m["started"] + m["seconds"] for _, m in ran) - zero, float(study.run.get("seconds") or 0.0))
     unit, size = ("s", 1.0) if end < 300 else ("min", 60.0) if end < 3 * 3600 else ("h", 3600.0)
     drawn = workers[:64]
-    fig, (ax,) = _panels(1, 1, height=min(1.1 + 0.3 * len(drawn), 7.5))
+    fig, (ax,) = _panels(1, 1, height=min(1.5 + 0.32 * len(drawn), 7.5))
     names = [*kept, *(["others"] if rest else [])]
     inches = style.WIDTH * 0.72 / (end / size)
     for i, name in enumerate(names):
@@ -780,7 +780,7 @@ def _panels(rows: int, columns_: int, *, height: float, share: bool = False) -> 
 
 def _legend(fig: Figure, handles: Sequence[Any], labels: Sequence[str], ncols: int) -> None:
     """A legend below the panels, read row by row, in as many columns as fit."""
-    widest = 0.55 + 0.075 * max(map(len, labels))  # inches
+    widest = 0.5 + 0.064 * max(map(len, labels))  # inches
     n, ncols = len(labels), max(min(len(labels), ncols, int((fig.get_figwidth() - 0.2) / widest)), 1)
     order = [i for column in range(ncols) for i in range(column, n, ncols)]
     fig.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=ncols)
