@@ -84,6 +84,7 @@ def lanczos(
     theta, s, scale = np.zeros(0), np.zeros((0, 0)), 0.0
     products, most, check = 0, 0, -1  # check: products left in the second chain, −1 when none is running
     eps = torch.finfo(dtype).eps
+    every = 3 if size < 50_000 else 1
 
     def orthogonalise(w: Tensor, rows: int) -> tuple[np.ndarray, float]:
         """Take from w (in place) its components along the first rows of v; those, and what norm is left."""
@@ -114,9 +115,9 @@ def lanczos(
         return False
 
     while True:
-        # Rayleigh–Ritz on the expanded vectors; not after every product, since it can cost more than one.
+        # Rayleigh–Ritz on the expanded vectors; not after every product where that is cheaper than this.
         start_chain = False
-        due = check == 0 or (check < 0 and (m % 3 == 0 or pending != 1))
+        due = check == 0 or (check < 0 and (m % every == 0 or pending != 1))
         if due or m + pending >= capacity or products >= max_products:
             theta, s = _eigh(t[:m, :m])
             coupling = t[m : m + pending, :m] @ s  # what A leaves outside of the expanded vectors
