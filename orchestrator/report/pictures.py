@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,7 @@ def _pictures(study: Study) -> Iterator[Picture]:
 def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
     """Headline metrics of a column against the swept parameter: means, intervals, and single seeds."""
     metrics = [m for m in study.headline(column.kind) if m.column is column][:MAX_PANELS]
-    metrics = [m for m in metrics if study.values(m)]
+    metrics = [m for m in metrics if study.values(m) and not _constant(study, m)]
     for number, view in enumerate(views(study)):
         if column.kind == "pair":
             cells = {s.settings for m in metrics for s in study.summaries(m) if len(set(s.settings)) == 1}
@@ -107,6 +108,12 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
         caption += _left_out(study, metrics)
         name = f"{_slug(column.name)}-metrics" + (f"-{number + 1}" if number else "")
         yield Picture(name, title, caption, column.kind, column.name, _png(fig, title))
+
+
+def _constant(study: Study, metric: Metric) -> bool:
+    """Whether a count (of members, of examples) is the same for all, so that no picture is needed."""
+    values = list(study.values(metric).values())
+    return len(values) > 1 and len(set(values)) == 1 and values[0].is_integer()
 
 
 def _draw_metric(ax: Axes, study: Study, metric: Metric, view: View, inches: float) -> bool:
@@ -149,7 +156,7 @@ def _draw_metric(ax: Axes, study: Study, metric: Metric, view: View, inches: flo
             cut |= mean - half < low - room or mean + half > high + room
     if cut:
         ax.set_ylim(low - room, high + room)
-    ax.set_ylabel(style.wrapped(metric.words, 30))
+    ax.set_ylabel(style.wrapped(_brief(metric), 30))
     ax.set_title(metric.name, loc="left", fontsize=8, color="#555555")
     if bounds and all(float(v).is_integer() for v in bounds):
         from matplotlib.ticker import MaxNLocator
@@ -373,11 +380,14 @@ def _draw_line(
     dashed = name in curve["dashed"]
     ls = "--" if dashed else "-"
     if curve["kind"] == "points":
-        step = float(np.min(np.diff(np.unique(x)))) if len(np.unique(x)) > 1 else 1.0
-        for xs, y, _ in rows:
-            ax.plot(xs + dodge * step, y, ls="", marker=marker, ms=2.6, mfc="none", mec=colour, mew=0.6, alpha=0.6)
+        dense = len(x) > 20
+        step = 0.0 if dense else float(np.min(np.diff(np.unique(x)))) if len(np.unique(x)) > 1 else 1.0
+        if n > 1:
+            for xs, y, _ in rows[:MAX_SINGLE_LINES]:
+                ax.plot(xs + dodge * step, y, ls="", marker=marker, ms=1.2 if dense else 2.6, mfc="none", mec=colour,
+                        mew=0.4 if dense else 0.6, alpha=0.4 if dense else 0.6)  # fmt: skip
         y = np.stack([r[1] for r in rows]).mean(axis=0) if common else rows[0][1]
-        ax.plot(x + dodge * step, y, ls="", marker=marker, ms=4.2, color=colour, label=label)
+        ax.plot(x + dodge * step, y, ls="", marker=marker, ms=2.2 if dense else 4.2, color=colour, label=label)
         return False
     if not common or (thin and n > 1) or n == 2:
         for i, (xs, y, _) in enumerate(rows[:MAX_SINGLE_LINES]):
@@ -454,18 +464,28 @@ def _dash_keys(curve: Any, names: Sequence[str]) -> list[tuple[Any, str]]:
 
 
 def _dress(fig: Figure, axes: Sequence[Axes], curve: Any, columns_: int) -> None:
+    """Scales and labels; several panels have common ones."""
+    from matplotlib.ticker import MaxNLocator
+
     for i, ax in enumerate(axes):
         if curve["log_y"]:
             ax.set_yscale("log")
+        elif len(axes) > 3:
+            ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
         if curve["kind"] == "points":
             _whole_ticks(ax)
-        if i % columns_ == 0:
-            ax.set_ylabel(style.wrapped(curve["ylabel"], 34))
-        else:
+        elif columns_ > 2:
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        if i % columns_:
             ax.tick_params(labelleft=False)
         if i + columns_ >= len(axes):
-            ax.set_xlabel(style.wrapped(curve["xlabel"], int(84 / columns_)))
             ax.tick_params(labelbottom=True)
+        if i // columns_ == (len(axes) - 1) // columns_:  # the last row; a legend is below it, so no common label
+            ax.set_xlabel(style.wrapped(curve["xlabel"], int(84 / columns_)))
+    if len(axes) == 1:
+        axes[0].set_ylabel(curve["ylabel"])
+    else:
+        fig.supylabel(curve["ylabel"], fontsize=style.SETTINGS["axes.labelsize"])
 
 
 def _whole_ticks(ax: Axes) -> None:
@@ -499,7 +519,7 @@ def matrix_pictures(study: Study, column: Column) -> Iterator[Picture]:
     if not by_trial and not 2 <= len(settings) <= 40:
         return
     rows, columns_ = _shape(len(metrics), 2)
-    fig, axes = _panels(rows, columns_, height=(3.3 if columns_ == 2 else 4.4))
+    fig, axes = _panels(rows, columns_, height=(2.9 if columns_ == 2 else 4.4))
     for ax, metric in zip(axes, metrics, strict=False):
         if by_trial:
             _draw_matrix(ax, fig, *_trial_matrix(study, metric, trials), metric)
@@ -568,7 +588,7 @@ def _draw_matrix(ax: Axes, fig: Figure, matrix: Any, metric: Metric) -> None:
                 ax.text(j, i, words.number(float(value), 3), ha="center", va="center", fontsize=6.5,
                         color="black" if light else "white")  # fmt: skip
     bar = fig.colorbar(image, ax=ax, shrink=0.8, pad=0.03)
-    bar.set_label(style.wrapped(metric.words, 36))
+    bar.set_label(style.wrapped(_brief(metric), 36))
     bar.outline.set_visible(False)
     ax.set_title(metric.name, loc="left", fontsize=8, color="#555555")
     for spine in ax.spines.values():
@@ -743,6 +763,14 @@ def _titled(study: Study, column: Column, curve: Any) -> str:
     """The curve's title, with the column's name where several columns of a class have it."""
     several = sum(c.task == column.task for c in study.columns.values()) > 1
     return f"{curve['title']} ({column.name})" if several else str(curve["title"])
+
+
+def _brief(metric: Metric) -> str:
+    """The metric in words for an axis: without what stands in brackets or after a comma, if it is long."""
+    text = metric.words
+    if len(text) > 34:
+        text = re.sub(r"\s*\([^)]*\)", "", text)
+    return text.partition(",")[0] if len(text) > 50 else text
 
 
 def _said(name: str) -> str:

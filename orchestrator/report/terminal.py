@@ -18,7 +18,8 @@ MAX_ROWS = 40
 def terminal_table(study: Study, width: int = 80) -> Table:
     """Settings × headline metrics: mean ± half the 95 % interval, and n where it is not that of all seeds.
 
-    Columns that do not fit into `width` are left out, the last declared first; the caption says how many.
+    Every task shows its first metric, then its second, as far as `width` allows; the caption says how many
+    columns are left out.
     """
     from rich import box
     from rich.cells import cell_len
@@ -31,16 +32,17 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     rows = study.settings if len(study.settings) <= MAX_ROWS else _ranked(study)[:MAX_ROWS]
     labels = [("★ " if s.index == best else "  " if best is not None else "") + _shortened(s.label) for s in rows]
 
-    used = max([cell_len(text) for text in [*labels, "setting"]]) + 3
-    chosen: list[tuple[Metric, list[str]]] = []
-    for metric in metrics:
+    room = width - max(cell_len(text) for text in [*labels, "setting"]) - 3
+    chosen: dict[str, list[str]] = {}
+    for metric in _by_importance(metrics):
         cells = [_cell(summaries[metric.path].get(s.index), seeds) for s in rows]
         wide = max(cell_len(t) for t in [*cells, metric.column.name, metric.name]) + 2
-        if used + wide > width and chosen:
+        if wide > room and chosen:
             break
-        chosen.append((metric, cells))
-        used += wide
+        chosen[metric.path] = cells
+        room -= wide
 
+    shown = [m for m in metrics if m.path in chosen]
     parts = []
     if seeds > 1:
         parts.append(f"mean ± half of the 95 % t interval over {seeds} seeds (\\[n] where fewer)")
@@ -54,12 +56,22 @@ def terminal_table(study: Study, width: int = 80) -> Table:
         parts.append(f"the best {len(rows)} of {len(study.settings)} settings")
     table = Table(box=box.SIMPLE_HEAD, caption="; ".join(parts), caption_justify="left", pad_edge=False, padding=(0, 1))
     table.add_column("setting", no_wrap=True)
-    for metric, _ in chosen:
+    for metric in shown:
         table.add_column(f"{metric.column.name}\n{metric.name}", justify="right", no_wrap=True)
     for i, label in enumerate(labels):
         bold = "bold" if rows[i].index == best else None
-        table.add_row(label, *[cells[i] for _, cells in chosen], style=bold)
+        table.add_row(label, *[chosen[m.path][i] for m in shown], style=bold)
     return table
+
+
+def _by_importance(metrics: list[Metric]) -> list[Metric]:
+    """The first metric of every task, then the second of every task, and so on."""
+    places: dict[str, int] = {}
+    order = []
+    for metric in metrics:
+        place = places[metric.column.name] = places.get(metric.column.name, -1) + 1
+        order.append((place, len(order), metric))
+    return [metric for _, _, metric in sorted(order, key=lambda item: item[:2])]
 
 
 def _cell(summary: Summary | None, seeds: int) -> str:
