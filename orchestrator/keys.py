@@ -214,8 +214,13 @@ def _library_roots() -> tuple[Path, ...]:
     return tuple(Path(r).resolve() for r in roots)
 
 
-@cache
 def _parse(path: Path) -> ast.Module:
+    status = path.stat()
+    return _parse_once(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _parse_once(path: Path, modified: int, size: int) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 

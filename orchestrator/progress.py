@@ -62,7 +62,7 @@ class Progress:
             text = f"failed: {event['label']}: {event['error']}"
             self._failures.append(text)
             if self._live is None:
-                self._console.print(text, highlight=False, markup=False)
+                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         elif kind == "run_started" and self._live is None:
             todo = event["tasks"] - event["stored"]
             self._console.print(f"{todo} tasks to run on {event['slots']} slots", highlight=False)

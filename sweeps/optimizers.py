@@ -26,7 +26,7 @@ sweep = Sweep(
     smoke={
         "train.dataset": Digits(),
         "train.model": MLP(),
-        "train.epochs": 5,
+        "train.epochs": 10,
         "seeds": range(2),
         "probes.IntrinsicDimension.dimensions": (3, 10, 30, 100),
         "probes.IntrinsicDimension.epochs": 5,

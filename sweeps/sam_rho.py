@@ -27,7 +27,7 @@ sweep = Sweep(
     smoke={
         "train.dataset": Digits(),
         "train.model": MLP(),
-        "train.epochs": 3,
+        "train.epochs": 10,
         "seeds": range(2),
         "pairs.Interpolation.steps": 21,
         "pairs.AutoNEB.cycles": 3,

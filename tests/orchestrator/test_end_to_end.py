@@ -1,0 +1,485 @@
+"""The behaviours that users rely on, with real Ray, through the command line's own entry."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.__main__ import main
+from orchestrator.store import Store
+
+SWEEP = '''\
+"""Is a larger step better?"""
+
+from dataclasses import dataclass
+
+from my_probes import Size
+from orchestrator import Sweep, same_seed, same_setting
+from tasks.data import Digits
+from tasks.models import MLP
+from tasks.optimizers import SGD
+from tasks.probes import Interpolation, Lanczos
+from tasks.task import Probe
+from tasks.train import Train
+from tasks.trained import load_trained
+
+
+def norm(model):
+    return sum(float(p.detach().square().sum()) for p in model.parameters()) ** 0.5
+
+
+@dataclass(frozen=True)
+class WeightNorm(Probe):
+    """Length of the weight vector."""
+
+    scale: float = 1.0
+
+    def run(self, ctx, trained):
+        return {"norm": self.scale * norm(load_trained(ctx, trained).model)}
+
+
+sweep = Sweep(
+    train=Train(
+        dataset=Digits(), model=MLP(widths=(8,)), epochs=1, optimizer=SGD(lr={"grid_search": [0.05, 0.1]})
+    ),
+    seeds=range(2),
+    probes=[Lanczos(k=3, examples=64), WeightNorm(), Size()],
+    pairs=[Interpolation(steps=3, examples=64)],
+    pair_when=same_setting | same_seed,
+)
+'''
+
+MY_PROBES = '''\
+from dataclasses import dataclass
+
+from tasks.task import Probe
+from tasks.trained import load_trained
+
+
+@dataclass(frozen=True)
+class Size(Probe):
+    def run(self, ctx, trained):
+        print("counting")
+        return {"parameters": sum(p.numel() for p in load_trained(ctx, trained).model.parameters())}
+'''
+
+TOY = '''\
+"""Toy tasks that need no torch."""
+
+import os
+import time
+from dataclasses import dataclass
+
+from orchestrator import Sweep, same_setting
+from tasks.task import GroupProbe, PairProbe, Probe, Task
+
+
+@dataclass(frozen=True)
+class Fit(Task):
+    lr: float = 0.1
+    streams = ("init",)
+
+    def run(self, ctx):
+        if self.lr > 1:
+            return {"val_accuracy": float("nan"), "diverged": True}
+        (ctx.dir / "w.txt").write_text(str(ctx.rng("init").random()))
+        return {"val_accuracy": self.lr, "diverged": False}
+
+
+@dataclass(frozen=True)
+class Look(Probe):
+    trouble: str = ""
+    seconds: float = 0.0
+
+    def run(self, ctx, trained):
+        time.sleep(self.seconds)
+        first = trained.seeds["init"] == 0
+        if first and self.trouble == "raise":
+            raise RuntimeError("no such thing")
+        if first and self.trouble == "die":
+            os._exit(3)
+        return {"draw": float((trained.dir / "w.txt").read_text())}
+
+
+@dataclass(frozen=True)
+class After(Probe):
+    look: Look = Look()
+
+    def run(self, ctx, look, trained):
+        return {"twice": 2 * look.results["draw"]}
+
+
+@dataclass(frozen=True)
+class Both(PairProbe):
+    def run(self, ctx, a, b):
+        return {"sum": float((a.dir / "w.txt").read_text()) + float((b.dir / "w.txt").read_text())}
+
+
+@dataclass(frozen=True)
+class All(GroupProbe):
+    def run(self, ctx, *trained):
+        return {"members": len(trained)}
+
+
+sweep = Sweep(
+    train=Fit(lr={"grid_search": [0.1, 0.2]}),
+    seeds=range(3),
+    probes=[Look(), After()],
+    pairs=[Both()],
+    groups=[All()],
+    pair_when=same_setting,
+)
+'''
+
+LAST = re.compile(r"^(\d+) tasks: (\d+) ran, (\d+) stored, (\d+) failed, (\d+) skipped$")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_once():
+    """One Ray for the tests of this module; the command line leaves a running Ray as it finds it."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the sweep files, as working folder, with a store of its own."""
+    (tmp_path / "study.py").write_text(SWEEP)
+    (tmp_path / "my_probes.py").write_text(MY_PROBES)
+    (tmp_path / "toy.py").write_text(TOY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("my_probes", None)
+
+
+def orchestrate(capsys, *argv: str) -> tuple[int, list[str], str]:
+    """Exit code, lines of standard output, standard error."""
+    sys.modules.pop("my_probes", None)  # every command is a process of its own, as far as this matters
+    code = main(list(argv))
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err
+
+
+def counts(lines: list[str]) -> dict[str, int]:
+    found = LAST.match(lines[-1])
+    assert found, lines[-5:]
+    return dict(zip(("tasks", "ran", "stored", "failed", "skipped"), map(int, found.groups()), strict=True))
+
+
+def artifacts() -> Counter[str]:
+    return Counter(path.parent.name for path in Path("artifacts/artifacts").glob("*/*"))
+
+
+def planned(capsys, *argv: str) -> dict[str, int]:
+    """Tasks to run, by kind."""
+    code, lines, _ = orchestrate(capsys, "plan", *argv, "--json")
+    assert code == 0
+    plan = json.loads(lines[-1])
+    assert plan["tasks"] == plan["stored"] + plan["to_run"]
+    return {name: n["to_run"] for name, n in plan["by_task"].items() if n["to_run"]}
+
+
+def test_the_life_of_a_study(folder, capsys):
+    """Run, run again, change a field, add seeds, edit comments and code, read everything."""
+    code, lines, _ = orchestrate(capsys, "sweep", "study.py")
+    assert code == 0
+    # a dataset, 2 settings × 2 seeds, three probes each; pairs: one a setting and one a seed
+    assert counts(lines) == {"tasks": 1 + 4 + 12 + 4, "ran": 21, "stored": 0, "failed": 0, "skipped": 0}
+    assert artifacts() == {"Digits": 1, "Train": 4, "Lanczos": 4, "WeightNorm": 4, "Size": 4, "Interpolation": 4}
+    run = Path("artifacts/runs/study") / Path("artifacts/runs/study/latest").read_text()
+    assert (run / "report.html").exists()
+    assert list((run / "plots").glob("*.png"))
+
+    # probes of one's own are in the tables and in the report
+    trials = pq.read_table(run / "trials.parquet").to_pylist()
+    assert len(trials) == 4
+    assert {t["Size.parameters"] for t in trials} == {64 * 8 + 8 + 8 * 10 + 10}
+    store = Store("artifacts")
+    for trial in trials:
+        assert trial["status"] == "done"
+        manifest = store.manifest("Train", trial["key"])
+        assert trial["Train.val_accuracy"] == manifest["results"]["val_accuracy"]
+        assert trial["config.train.optimizer.lr"] in (0.05, 0.1)
+    page = (run / "report.html").read_text()
+    assert "WeightNorm" in page
+    assert "Size" in page
+    assert len(pq.read_table(run / "pairs.parquet")) == 4
+
+    # again: all from the store, the same report
+    code, lines, _ = orchestrate(capsys, "sweep", "study.py")
+    assert (code, counts(lines)["stored"], counts(lines)["ran"]) == (0, 21, 0)
+    assert any(str(run / "report.html") in line for line in lines)
+
+    # k=3 → k=5: only the Lanczos tasks
+    text = SWEEP.replace("Lanczos(k=3,", "Lanczos(k=5,")
+    Path("study.py").write_text(text)
+    assert planned(capsys, "study.py") == {"Lanczos": 4}
+    _, lines, _ = orchestrate(capsys, "plan", "study.py", "--why")
+    assert any("k: 3 → 5" in line for line in lines)
+    _, lines, _ = orchestrate(capsys, "sweep", "study.py")
+    assert (counts(lines)["ran"], counts(lines)["stored"]) == (4, 17)
+    assert planned(capsys, "study.py", "--set", "probes.Lanczos.k=3") == {}
+
+    # two more seeds: only the new trials, their probes and the new pairs
+    more = planned(capsys, "study.py", "--seeds", "4")
+    # pairs of each setting: 6 instead of 1; of each seed: 4 instead of 2
+    assert more == {"Train": 4, "Lanczos": 4, "WeightNorm": 4, "Size": 4, "Interpolation": 2 * 5 + 2}
+    _, lines, _ = orchestrate(capsys, "plan", "study.py", "--seeds", "4", "--why")
+    assert any("new seed" in line for line in lines)
+
+    # comments, docstrings and formatting: nothing; code: that probe, and the plan says so
+    Path("my_probes.py").write_text("# a comment\n" + MY_PROBES.replace("(Probe):", "(Probe):\n    '''Words.'''\n"))
+    Path("study.py").write_text(text.replace('"""Length of', '"""The length of') + "\n# the end\n")
+    assert planned(capsys, "study.py") == {}
+    Path("my_probes.py").write_text(MY_PROBES.replace("p.numel()", "p.numel() + 1"))
+    assert planned(capsys, "study.py") == {"Size": 4}
+    _, lines, _ = orchestrate(capsys, "plan", "study.py", "--why")
+    assert any("code of my_probes.py changed" in line for line in lines)
+    Path("my_probes.py").write_text(MY_PROBES)
+    Path("study.py").write_text(text.replace("** 0.5", "** (1 / 2)"))  # a helper that WeightNorm uses
+    assert planned(capsys, "study.py") == {"WeightNorm": 4}
+    Path("study.py").write_text(text)
+
+    # the other verbs
+    key = trials[0]["key"]
+    code, lines, _ = orchestrate(capsys, "show", key[:10])
+    assert code == 0
+    assert any("val_accuracy" in line for line in lines)
+    assert any("weights.safetensors" in line for line in lines)
+    code, lines, _ = orchestrate(capsys, "ls", "Lanczos")
+    assert lines[-1] == "8 artifacts"
+    size_key = next(p.name for p in Path("artifacts/artifacts/Size").iterdir())
+    code, lines, _ = orchestrate(capsys, "logs", size_key)
+    assert code == 0
+    assert "counting" in lines
+    code, lines, _ = orchestrate(capsys, "status")
+    assert code == 0
+    assert any("finished" in line for line in lines)
+    code, lines, _ = orchestrate(capsys, "export", "study", "--to", "tables")
+    assert code == 0
+    assert "Train.val_accuracy" in Path("tables/trials.csv").read_text().splitlines()[0]
+    code, lines, _ = orchestrate(capsys, "report", "study")
+    assert code == 0
+    code, lines, _ = orchestrate(capsys, "plan", "study.py", "--graph", "plan.dot")
+    assert Path("plan.dot").read_text().count("->") == 4 + 12 + 8
+
+
+def test_stored_study_needs_neither_torch_nor_ray(folder, capsys):
+    orchestrate(capsys, "sweep", "study.py")
+    check = (
+        "import sys; from orchestrator.__main__ import main; code = main(['sweep', 'study.py']); "
+        "assert code == 0; assert 'torch' not in sys.modules; assert 'ray' not in sys.modules; "
+        "assert 'matplotlib' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert counts(done.stdout.splitlines())["stored"] == 21
+
+
+def test_same_bytes_in_another_store(folder, capsys):
+    for store in ("one", "two"):
+        code, _, _ = orchestrate(capsys, "sweep", "study.py", "--store", store)
+        assert code == 0
+    one, two = Store("one"), Store("two")
+    names = one.task_names()
+    assert names == two.task_names()
+    for name in names:
+        keys = one.committed([name])
+        assert keys == two.committed([name])
+        for key in keys:
+            a, b = one.manifest(name, key), two.manifest(name, key)
+            assert a["files"] == b["files"], (name, key)
+            assert a["results"] == b["results"]
+
+
+def test_what_a_failure_does(folder, capsys):
+    """One probe raises: it is named with its log, what needs it is skipped, the rest is done."""
+    failing = ("--set", "probes.Look.trouble=raise", "--set", "probes.After.look.trouble=raise")
+    code, lines, err = orchestrate(capsys, "sweep", "toy.py", *failing)
+    assert code == 1
+    assert counts(lines) == {"tasks": 26, "ran": 22, "stored": 0, "failed": 2, "skipped": 2}
+    failure = next(line for line in lines if line.startswith("failed: Look") and "logs" in line)
+    assert "RuntimeError: no such thing" in failure
+    assert "1 tasks that need it were skipped" in failure
+    code, log, _ = orchestrate(capsys, "logs", failure.rpartition("logs ")[2])
+    assert code == 0
+    assert any("Traceback" in line for line in log)
+    assert "Traceback" not in "".join(lines) + err
+    # failed tasks run again, the others do not
+    code, lines, _ = orchestrate(capsys, "sweep", "toy.py", *failing)
+    assert (code, counts(lines)["stored"], counts(lines)["failed"]) == (1, 22, 2)
+    code, lines, _ = orchestrate(capsys, "status", "toy")
+    assert any("no such thing" in line for line in lines)
+
+
+def test_a_task_that_kills_its_worker_takes_no_neighbour_along(folder, capsys):
+    code, lines, _ = orchestrate(capsys, "sweep", "toy.py", "--set", "probes.Look.trouble=die")
+    assert code == 1
+    assert counts(lines) == {"tasks": 32, "ran": 30, "stored": 0, "failed": 2, "skipped": 0}
+    assert sum("worker process died" in line for line in lines) >= 2
+
+
+def test_divergence_is_a_result(folder, capsys):
+    """A diverged training is kept and reported; its probes are skipped, for good."""
+    argv = ("sweep", "toy.py", "--set", "train.lr=[0.1,5.0]")
+    code, lines, _ = orchestrate(capsys, *argv)
+    assert code == 0
+    first = {"tasks": 26, "ran": 6 + 3 * 2 + 3 + 1, "stored": 0, "failed": 0, "skipped": 3 * 2 + 3 + 1}
+    assert counts(lines) == first
+    run = Path("artifacts/runs/toy") / Path("artifacts/runs/toy/latest").read_text()
+    rows = pq.read_table(run / "trials.parquet").to_pylist()
+    assert Counter(r["status"] for r in rows) == {"done": 3, "diverged": 3}
+    code, lines, _ = orchestrate(capsys, *argv)
+    assert counts(lines) == {**first, "ran": 0, "stored": first["ran"]}
+
+
+def test_interrupt_keeps_what_is_done_and_goes_on(folder):
+    """Ctrl-C: exit 130, one sentence, no traceback; the same command then does the rest only."""
+    argv = [sys.executable, "-m", "orchestrator", "sweep", "toy.py", "--set", "probes.Look.seconds=0.7"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    looks = Path("artifacts/artifacts/Look")
+    deadline = time.monotonic() + 120
+    while not (looks.exists() and list(looks.iterdir())):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command again" in out
+    assert "Traceback" not in out + err
+    committed = sum(artifacts().values())
+    assert 0 < committed < 32
+    again = subprocess.run(argv, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    done = counts(again.stdout.splitlines())
+    assert done["stored"] >= committed  # a task may have been committed while the first run was ending
+    assert done["stored"] + done["ran"] == done["tasks"] == 32
+
+
+OPTUNA = '''\
+from dataclasses import dataclass
+
+from optuna.samplers import TPESampler
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+from orchestrator import Sweep
+from tasks.task import Task
+from toy import Look
+
+
+@dataclass(frozen=True)
+class Noisy(Task):
+    lr: float = 0.1
+    streams = ("init",)
+
+    def run(self, ctx):
+        (ctx.dir / "w.txt").write_text("1.0")
+        return {"val_accuracy": self.lr + ctx.rng("init").random()}
+
+
+sweep = Sweep(
+    train=Noisy(lr=tune.uniform(0.0, 1.0)), seeds=range(2), probes=[Look()], metric="val_accuracy", mode="max",
+    search=OptunaSearch(sampler=TPESampler(seed=0, n_startup_trials=4)), samples=12,
+)
+'''
+
+
+def test_optuna_sees_the_mean_over_seeds_and_its_decisions_are_kept(folder, capsys):
+    Path("search.py").write_text(OPTUNA)
+    code, lines, _ = orchestrate(capsys, "sweep", "search.py")
+    assert code == 0
+    first = counts(lines)
+    assert first == {"tasks": 12 * 2 * 2, "ran": 48, "stored": 0, "failed": 0, "skipped": 0}
+    run = Path("artifacts/runs/search") / Path("artifacts/runs/search/latest").read_text()
+    rows = pq.read_table(run / "trials.parquet").to_pylist()
+    assert len({r["config.train.lr"] for r in rows}) == 12
+    told = {t.params["train.lr"]: t.value for t in sys.modules["sweep_search"].sweep.search._ot_study.trials}
+    assert len(told) == 12
+    for lr, value in told.items():
+        of_seeds = [r["Noisy.val_accuracy"] for r in rows if r["config.train.lr"] == lr]
+        assert len(set(of_seeds)) == 2
+        assert value == pytest.approx(sum(of_seeds) / 2)
+    # a second run asks nobody; a larger one goes on from there
+    code, lines, _ = orchestrate(capsys, "sweep", "search.py")
+    assert counts(lines) == {**first, "ran": 0, "stored": 48}
+    code, lines, _ = orchestrate(capsys, "sweep", "search.py", "--set", "samples=14")
+    assert counts(lines) == {"tasks": 56, "ran": 8, "stored": 48, "failed": 0, "skipped": 0}
+
+
+ASHA = '''\
+import time
+from dataclasses import dataclass
+
+from ray.tune.schedulers import ASHAScheduler
+
+from orchestrator import Sweep
+from tasks.task import Probe, Task
+
+
+@dataclass(frozen=True)
+class Slow(Task):
+    quality: float = 0.5
+    streams = ("init",)
+
+    def run(self, ctx):
+        for epoch in range(1, 10):
+            time.sleep(0.05)
+            yield {"epoch": epoch, "score": self.quality * epoch, "last": epoch == 9}
+        return {"score": self.quality * 9}
+
+
+@dataclass(frozen=True)
+class Look(Probe):
+    def run(self, ctx, trained):
+        return {"seen": trained.results["score"]}
+
+
+sweep = Sweep(
+    train=Slow(quality={"grid_search": [0.9, 0.8, 0.7, 0.3, 0.2, 0.1]}), seeds=range(2), probes=[Look()],
+    metric="score", mode="max",
+    scheduler=ASHAScheduler(time_attr="epoch", max_t=9, grace_period=1, reduction_factor=3),
+)
+'''
+
+
+def test_asha_stops_trainings_and_its_decisions_are_kept(folder, capsys):
+    Path("halving.py").write_text(ASHA)
+    code, lines, _ = orchestrate(capsys, "sweep", "halving.py")
+    assert code == 0
+    first = counts(lines)
+    assert first["tasks"] == 24
+    assert first["failed"] == 0
+    assert first["skipped"] >= 4  # stopped trainings and their probes
+    assert first["ran"] % 2 == 0  # every training that ended has its probe
+    run = Path("artifacts/runs/halving") / Path("artifacts/runs/halving/latest").read_text()
+    status = Counter(r["status"] for r in pq.read_table(run / "trials.parquet").to_pylist())
+    assert status == {"done": first["ran"] // 2, "stopped": first["skipped"] // 2}
+    best = [r for r in pq.read_table(run / "trials.parquet").to_pylist() if r["config.train.quality"] == 0.9]
+    assert [r["status"] for r in best] == ["done", "done"]
+    code, lines, _ = orchestrate(capsys, "sweep", "halving.py")
+    assert counts(lines) == {**first, "ran": 0, "stored": first["ran"]}
+
+
+def test_slot_that_no_node_has(folder, capsys):
+    code, lines, err = orchestrate(capsys, "sweep", "toy.py", "--set", 'slot={"cpu": 64}')
+    assert code == 2
+    assert "64 CPU" in err
+    assert "no node has more than 2" in err
+    assert len(err.splitlines()) == 1
+    assert not Path("artifacts/artifacts").exists()
