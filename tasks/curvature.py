@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .convolutions import TwiceDifferentiable
 from .errors import UserError
 from .landscape import Loss, flatten
 
@@ -83,7 +84,9 @@ class Hessian:
     def _graph(self, xs: Tensor, ys: Tensor) -> tuple[list[Tensor], list[int]]:
         """The micro-batch's share of the gradient: the parts that depend on the weights, and which they are."""
         with torch.enable_grad():
-            value = self._loss(self._model(xs), ys, reduction="sum") / self._examples
+            with TwiceDifferentiable():
+                outputs = self._model(xs)
+            value = self._loss(outputs, ys, reduction="sum") / self._examples
             gradients = torch.autograd.grad(value, self._parameters, create_graph=True, materialize_grads=True)
         which = [i for i, g in enumerate(gradients) if g.requires_grad]
         return [gradients[i] for i in which], which
