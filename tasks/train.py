@@ -171,7 +171,7 @@ class Train(Task):
 
                 for step in range(steps):
                     rows = order[step * batch : (step + 1) * batch]
-                    x, y = train.x[rows], train.y[rows]
+                    x, y = train.x.index_select(0, rows), train.y.index_select(0, rows)
                     if self.augment is not None:
                         x = self.augment.apply(x, drawn[step * batch : (step + 1) * batch])
                     x = data.normalise(x)

@@ -98,6 +98,7 @@ def check_normalised(data, training_x):
     """Against numpy, over all axes but the second."""
     x = data.normalise(data.train.x)
     assert x.dtype == torch.float32
+    assert np.array_equal(data.train.x.numpy(), training_x)  # the shared tensor is left alone
     axes = (0, *range(2, training_x.ndim))
     mean, std = training_x.astype(np.float64).mean(axes), training_x.astype(np.float64).std(axes)
     np.testing.assert_allclose(data.mean.numpy(), mean, rtol=1e-6)
