@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -58,6 +58,7 @@ class Band:
         losses: the loss there; the nodes are among them. Shapes (m,).
         saddle: the largest of the losses.
         inserted: nodes that were added since the cycle before.
+        failed: the cycle's steps were too large; this is the path as it was before.
     """
 
     cycle: int
@@ -67,6 +68,7 @@ class Band:
     losses: np.ndarray
     saddle: float
     inserted: int
+    failed: bool = False
 
 
 def autoneb(
@@ -114,8 +116,9 @@ def autoneb(
         generator: of the perturbation's direction (drawn on the CPU).
 
     Yields:
-        the band before the first cycle (the straight line itself, not perturbed) and after each one. It
-        ends early if a step leaves the finite numbers; the last band yielded is then the one before.
+        the band before the first cycle (the straight line itself, not perturbed) and after each one. A
+        cycle whose steps leave the finite numbers, or end far above the straight line (by more than the
+        range of losses on it), is taken back: the next one, of smaller steps, starts where it did.
     """
     fractions = np.linspace(0, 1, pivots + 2)
     line = end - start
@@ -130,28 +133,37 @@ def autoneb(
     for i, t in enumerate(fractions):
         path[i] += perturbation * math.sin(math.pi * t) * span * across if 0 < t < 1 else 0
 
+    ceiling = band.saddle + float(np.ptp(band.losses)) + absolute
+    ends = band.losses[0], band.losses[-1]
     step = 0
     for cycle, size in enumerate(step_sizes, start=1):
+        kept, kept_fractions = path, fractions
         path, fractions, inserted = _insert(path, fractions, band, absolute, relative * 0.5 ** (cycle - 1), max_pivots)
-        losses = np.array([loss(path[0]), *[math.nan] * (len(path) - 2), loss(path[-1])])
+        losses = np.array([ends[0], *[math.nan] * (len(path) - 2), ends[1]])
         velocity = torch.zeros_like(path[1:-1])
+        finite = True
         for _ in range(steps):
             gradients = []
             for i in range(1, len(path) - 1):
                 losses[i], g = gradient(path[i], step)
                 gradients.append(g)
+            step += 1
             for i, g in enumerate(gradients, start=1):
                 tangent = _tangent(path[i - 1], path[i], path[i + 1], losses[i - 1 : i + 2])
                 g -= (g @ tangent) * tangent
                 velocity[i - 1].mul_(momentum).sub_(g, alpha=size)
+            path = path.clone()
             path[1:-1] += velocity
-            if not np.isfinite(lengths(path).sum()):
-                return
+            finite = bool(np.isfinite(lengths(path).sum()))
+            if not finite:
+                break
             path = torch.stack(list(along(path, fractions)))
-            step += 1
-        band = _sample(cycle, path, fractions, loss, samples, inserted)
-        if not np.isfinite(band.losses).all():
-            return
+        after = _sample(cycle, path, fractions, loss, samples, inserted) if finite else None
+        if after is None or not after.saddle <= ceiling:  # NaN too
+            path, fractions = kept, kept_fractions
+            band = replace(band, cycle=cycle, inserted=0, failed=True)
+        else:
+            band = after
         yield band
 
 

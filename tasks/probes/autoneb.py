@@ -24,8 +24,8 @@ class AutoNEB(PairProbe):
 
     See `tasks.paths.autoneb`: the straight line's nodes, pushed off it by `perturbation`, descend the
     training loss across the path; nodes are inserted where the loss between two of them exceeds the
-    straight line; the step size falls geometrically from `lr` to `lr_final` over the cycles. Of all
-    cycles the path with the lowest saddle is kept.
+    straight line; the step size falls geometrically from `lr` to `lr_final` over the cycles, and a cycle
+    whose steps prove too large is taken back. Of all cycles the path with the lowest saddle is kept.
 
     The loss of a path is never that of the descent's minibatches or of the nodes alone: it is
     measured at `resolution` points equidistant in length, in eval mode, on `examples` fixed training
@@ -83,7 +83,7 @@ class AutoNEB(PairProbe):
         "relative_length": "length of the path over that of the straight line",
         "pivots": "nodes of the path between the ends",
         "best_cycle": "cycle that the path is from (0: none was better than the straight line)",
-        "finished": "all cycles were carried out (no step left the finite numbers)",
+        "failed_cycles": "cycles taken back because their steps were too large",
         "batchnorm": "rule for BatchNorm's statistics (none: the network has no such layer)",
         "train_examples": "training examples measured on",
         "test_examples": "test examples measured on",
@@ -159,7 +159,7 @@ class AutoNEB(PairProbe):
 
         with full_precision():
             bands = []
-            best = None
+            best, failed = None, 0
             span = float(lengths(torch.stack([start, end]))[0])
             for band in autoneb(
                 start,
@@ -179,12 +179,12 @@ class AutoNEB(PairProbe):
             ):
                 report = {"cycle": band.cycle, "saddle": band.saddle, "pivots": len(band.path) - 2}
                 bands.append(report)
-                if best is None or band.saddle < best.saddle:
+                failed += band.failed
+                if best is None or (band.saddle < best.saddle and not band.failed):
                     best = band
                 yield {**report, "relative_length": float(lengths(band.path).sum()) / span if span > 0 else 1.0}
-            finished = len(bands) == self.cycles + 1
-            if not finished:
-                ctx.log(f"A step of cycle {len(bands)} left the finite numbers: lr={self.lr:g} is too large.")
+            if failed:
+                ctx.log(f"{failed} of {self.cycles} cycles were taken back: lr={self.lr:g} is too large for them.")
             assert best is not None  # the straight line is always among them
             where = np.linspace(0, 1, self.resolution)
             train_loss, train_accuracy, test_loss, test_accuracy = profile(best.path, where)
@@ -213,7 +213,7 @@ class AutoNEB(PairProbe):
             "relative_length": float(lengths(best.path).sum()) / span if span > 0 else 1.0,
             "pivots": len(best.path) - 2,
             "best_cycle": best.cycle,
-            "finished": finished,
+            "failed_cycles": failed,
             "batchnorm": "reestimate" if land.has_batchnorm else "none",
             "train_examples": len(y),
             "test_examples": len(ty),

@@ -89,9 +89,11 @@ def test_the_end_points_do_not_move_and_no_end_is_lost():
         assert b.path[0].tolist() == [-0.558, 1.441] and b.path[-1].tolist() == [0.623, 0.028]
 
 
-def test_ends_early_when_steps_explode():
-    bands = run(lambda w: (w**4).sum() + w[0], (-1.0, 0.5), (1.0, 1.0), step_sizes=(0.01, 1e6), steps=50)
-    assert [b.cycle for b in bands] == [0, 1]
+def test_takes_back_a_cycle_whose_steps_explode():
+    bands = run(lambda w: (w**4).sum() + w[0], (-1.0, 0.5), (1.0, 1.0), step_sizes=(0.01, 1e6, 10, 0.01), steps=50)
+    assert [b.cycle for b in bands] == [0, 1, 2, 3, 4]
+    assert [b.failed for b in bands] == [False, False, True, True, False]
+    assert torch.equal(bands[1].path, bands[3].path) and bands[4].saddle <= bands[1].saddle + 1e-6
 
 
 def test_along_hits_the_ends_exactly_and_keeps_distances():

@@ -115,7 +115,7 @@ def test_autoneb_lowers_the_saddle_and_measures_it_densely(run, trained):
     probe = AutoNEB(cycles=4, steps=30, resolution=21, examples=400)
     found = run(probe, *trained[:2], report=reports.append)
     results, path = found.results, found.arrays("path")
-    assert [r["cycle"] for r in reports] == [0, 1, 2, 3, 4] and results["finished"]
+    assert [r["cycle"] for r in reports] == [0, 1, 2, 3, 4] and results["failed_cycles"] == 0
     assert results["saddle"] < 0.8 * results["straight_saddle"]
     assert results["saddle"] >= path["train_loss"].max()
     assert results["train_barrier"] <= results["straight_barrier"] and results["relative_length"] > 1
@@ -132,13 +132,14 @@ def test_autoneb_is_reproducible(run, trained):
 
 def test_autoneb_keeps_the_best_path_when_steps_explode(run, trained):
     results = run(dataclasses.replace(QUICK, lr=1e9, lr_final=1e9), *trained[:2]).results
-    assert results["best_cycle"] == 0 and results["saddle"] == pytest.approx(results["straight_saddle"])
+    assert results["best_cycle"] == 0 and results["failed_cycles"] == 2
+    assert results["saddle"] == pytest.approx(results["straight_saddle"])
     assert results["relative_length"] == pytest.approx(1)
 
 
 def test_autoneb_with_batchnorm(run, normalised):
     results = run(QUICK, *normalised).results
-    assert results["batchnorm"] == "reestimate" and np.isfinite(results["saddle"]) and results["finished"]
+    assert results["batchnorm"] == "reestimate" and np.isfinite(results["saddle"]) and results["failed_cycles"] == 0
 
 
 @pytest.mark.parametrize("probe", [Interpolation(steps=3), QUICK])
