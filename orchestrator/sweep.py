@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import importlib.util
 import itertools
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -274,6 +275,11 @@ _OVERRIDABLE = (
 )  # fmt: skip
 
 
+_PATH = re.compile(r"[\w.~-]+(/[\w.~-]*)*")
+_MISSING = re.compile(r"(\w+)\.__init__\(\) missing .*: (.*)")
+_NO_SUCH_NAME = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
+
+
 def _home(item: Any) -> str:
     for name, kind in (("probes", Probe), ("pairs", PairProbe), ("groups", GroupProbe)):
         if isinstance(item, kind):
@@ -391,9 +397,7 @@ def short_name(path: str, config: Mapping[str, Any]) -> str:
     return path
 
 
-def load_sweep(
-    file: str | Path, *, smoke: bool = False, sets: Sequence[str] = (), seeds: int | None = None
-) -> Sweep:
+def load_sweep(file: str | Path, *, smoke: bool = False, sets: Sequence[str] = (), seeds: int | None = None) -> Sweep:
     """The sweep that a file declares.
 
     Args:
@@ -446,6 +450,8 @@ def load_sweep(
 
 
 def _first_seeds(declared: Sequence[int | Seeds], n: int) -> list[int | Seeds]:
+    if n < 1:
+        raise InvalidValue(f"--seeds must be at least 1, not {n}.")
     seeds = list(declared[:n])
     if len(seeds) < n:
         whole = [s for s in declared if isinstance(s, int)]
@@ -468,10 +474,14 @@ def _import_failure(path: Path, error: BaseException) -> str:
         return f"{where}: {error}"
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
         return f"{where}: {_unknown_field(error)}"
-    if isinstance(error, ImportError) and getattr(error, "name_from", None):
-        module = sys.modules.get(error.name or "")
-        hint = nearest(error.name_from, dir(module)) if module else ""
-        return f"{where}: {error.name} has no {error.name_from!r}{hint}."
+    if isinstance(error, TypeError) and (missing := _MISSING.match(str(error))):
+        return f"{where}: {missing[1]} needs {missing[2]}."
+    if isinstance(error, ImportError) and (
+        lacks := re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    ):
+        module = sys.modules.get(lacks[2])
+        hint = nearest(lacks[1], dir(module)) if module else ""
+        return f"{where}: {lacks[2]} has no {lacks[1]!r}{hint}."
     text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     return f"{where}: {type(error).__name__}: {text}."
 
@@ -521,6 +531,14 @@ def _parse_value(text: str, names: Mapping[str, Any], item: str) -> Any:
         node = ast.parse(text, mode="eval").body
     except SyntaxError:
         return text  # a bare string, such as a path
+    if (
+        isinstance(node, (ast.BinOp, ast.Attribute))
+        and re.fullmatch(r"[\w.~-]+(/[\w.~-]*)*", text)
+        and "__" not in text
+    ):
+        with contextlib.suppress(ValueError):
+            return ast.literal_eval(node)  # 1-2j, for what it is worth
+        return text  # such as data/images or images.npz
     if isinstance(node, ast.Name) and node.id not in names:
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
     return _build(node, names, item)
