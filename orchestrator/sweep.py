@@ -531,14 +531,8 @@ def _parse_value(text: str, names: Mapping[str, Any], item: str) -> Any:
         node = ast.parse(text, mode="eval").body
     except SyntaxError:
         return text  # a bare string, such as a path
-    if (
-        isinstance(node, (ast.BinOp, ast.Attribute))
-        and re.fullmatch(r"[\w.~-]+(/[\w.~-]*)*", text)
-        and "__" not in text
-    ):
-        with contextlib.suppress(ValueError):
-            return ast.literal_eval(node)  # 1-2j, for what it is worth
-        return text  # such as data/images or images.npz
+    if isinstance(node, (ast.BinOp, ast.Attribute)) and _PATH.fullmatch(text):
+        return text  # data/images or images.npz, which read as expressions
     if isinstance(node, ast.Name) and node.id not in names:
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
     return _build(node, names, item)
