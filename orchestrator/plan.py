@@ -97,9 +97,12 @@ class Plan:
         self.stored: set[str] = set()
         self._trials: list[tuple[Trial, Node]] = []
         self._fingerprints = Fingerprints()
-        for group, expected in (("probes", 1), ("pairs", 2)):
-            for task in getattr(sweep, group):
-                _check_signature(task, expected)
+        for probe in sweep.probes:
+            _check_signature(probe, ["trained"])
+        for pair in sweep.pairs:
+            _check_signature(pair, ["a", "b"])
+        for group in sweep.groups:
+            _check_signature(group, ["*trained"], len(sweep.seeds))
 
     def add_setting(self, setting: Setting) -> list[Node]:
         """Plan a setting's trials, their probes, and the pairs with all trials planned before.
@@ -107,6 +110,7 @@ class Plan:
         Returns:
             the tasks that are new, inputs first.
         """
+        _check_signature(setting.train, [])
         before = len(self.nodes)
         self.settings.append(setting)
         replicates = self.sweep.replicates
@@ -191,9 +195,7 @@ class Plan:
         """
         chosen = list(nodes)
         trained = [n for n in chosen if n.kind == "train" and n.key in self.stored]
-        manifests = dict(
-            zip((n.key for n in trained), store.manifests((n.name, n.key) for n in trained), strict=True)
-        )
+        manifests = dict(zip((n.key for n in trained), store.manifests((n.name, n.key) for n in trained), strict=True))
         for node in chosen:
             graph.add(
                 node.key,
@@ -251,15 +253,16 @@ def _check_metric(sweep: Sweep) -> None:
         raise InvalidValue(f"Sweep: {type(sweep.train).__name__} has no result named {sweep.metric!r}{hint}.")
 
 
-def _check_signature(task: Task, subjects: int) -> None:
-    """Raise InvalidValue if the task's `run` cannot take its inputs."""
-    given = len(input_fields(task)) + subjects
+def _check_signature(task: Task, subjects: Sequence[str], count: int | None = None) -> None:
+    """Raise InvalidValue if the task's `run` cannot take its inputs: those in its fields, then the subjects."""
+    fields = list(input_fields(task))
+    given = len(fields) + (len(subjects) if count is None else count)
     try:
         inspect.signature(task.run).bind(None, *[None] * given)
     except TypeError:
-        names = ["ctx", *input_fields(task), *["trained", "a, b"][subjects - 1 : subjects]]
         raise InvalidValue(
-            f"{type(task).__name__}.run must take {given} inputs after the context: run(self, {', '.join(names)})."
+            f"{type(task).__name__}.run must take {given} {'input' if given == 1 else 'inputs'} after the context: "
+            f"run(self, {', '.join(['ctx', *fields, *subjects])})."
         ) from None
 
 
