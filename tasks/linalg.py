@@ -46,6 +46,7 @@ def lanczos(
     max_products: int = 500,
     basis: int = 48,
     verify: int = 8,
+    start: Tensor | None = None,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -68,6 +69,7 @@ def lanczos(
         max_products: give up after this many; what has not converged is said so in the result.
         basis: most vectors held; raised to top + bottom + 8 if smaller.
         verify: products spent on the second chain; 0 leaves it out.
+        start: first vector, shape (size,); None draws one.
         generator: of the starting vectors (drawn on the CPU).
 
     Raises:
@@ -113,6 +115,10 @@ def lanczos(
                 pending += 1
                 return True
         return False
+
+    if start is not None and float(torch.linalg.vector_norm(start)) > 0:
+        v[0] = start.to(v) / torch.linalg.vector_norm(start.to(v))
+        pending = 1
 
     while True:
         # Rayleigh–Ritz on the expanded vectors; not after every product where that is cheaper than this.

@@ -92,6 +92,7 @@ class GradientNoise(Probe):
                 top=1,
                 tol=self.tol,
                 max_products=self.max_iterations,
+                start=hessian.start(ctx.generator("lanczos start")),
                 generator=ctx.generator("lanczos"),
                 device=x.device,
             )

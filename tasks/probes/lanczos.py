@@ -98,6 +98,7 @@ class Lanczos(Probe):
                 max_products=self.max_iterations,
                 basis=self.basis,
                 verify=self.verify,
+                start=hessian.start(ctx.generator("lanczos start")),
                 generator=ctx.generator("lanczos"),
                 device=x.device,
             )

@@ -129,6 +129,7 @@ class Perturbation(Probe):
                 top=self.k,
                 tol=self.tol,
                 max_products=self.max_iterations,
+                start=hessian.start(ctx.generator("lanczos start")),
                 generator=ctx.generator("lanczos"),
                 device=x.device,
             )

@@ -79,6 +79,14 @@ def test_convolutions_batchnorm_in_eval_mode_and_unused_parameters():
     torch.testing.assert_close(Hessian(model, loss, x, y, batch_size=4)(v), dense_hessian(model, x, y) @ v)
 
 
+def test_a_start_in_batches_is_the_same_and_leans_on_the_top():
+    model, x, y = problem(m=200)
+    starts = [Hessian(model, loss, x, y, batch_size=b).start(torch.Generator().manual_seed(0)) for b in (200, 33)]
+    torch.testing.assert_close(*starts)
+    top = torch.linalg.eigh(dense_hessian(model, x, y)).eigenvectors[:, -5:]
+    assert float((starts[0] @ top).norm() / starts[0].norm()) > 2 * (5 / len(top)) ** 0.5
+
+
 def test_a_loss_without_curvature():
     model = nn.Linear(3, 1, bias=False)
 

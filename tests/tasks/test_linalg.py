@@ -79,6 +79,14 @@ def test_the_second_chain_is_what_finds_a_multiple_eigenvalue():
     np.testing.assert_allclose(solve(matrix, tol=1e-3, bottom=0).values, 5, atol=1e-4)
 
 
+@pytest.mark.parametrize("where", [0, -1])
+def test_a_start_that_is_itself_an_eigenvector(where):
+    matrix = symmetric(SPECTRA["separated"])
+    start = torch.linalg.eigh(matrix).eigenvectors[:, where]
+    found = solve(matrix, tol=1e-8, start=start)
+    np.testing.assert_allclose(found.values, expected(SPECTRA["separated"], 3, 3), atol=1e-5)
+
+
 def test_gives_up_honestly():
     found = solve(symmetric(BULK), tol=1e-12, max_products=12)
     assert found.products == 12 and not found.converged.any() and (found.residuals > 1e-6).all()
