@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,9 @@ FORMAT = 1
 
 DONE = "done"
 DIVERGED = "diverged"
+CENSORED = "censored"
+"""A result of this name that is True says that a value the task left out lies above the range it looked at."""
+
 COMMITTED = ("stored", "done")
 
 
@@ -157,14 +160,19 @@ class Summary:
 
     Attributes:
         settings: index of the setting; two for pairs.
-        interval: of the values of tasks that ended well.
-        missing: how many tasks gave no value, by reason ("diverged", "failed", "skipped", …).
+        interval: of the values of tasks that ended well. Without a mean if values are censored: that
+            of the others would be too small.
+        missing: how many tasks gave no value, by reason ("diverged", "failed", "censored", …).
+        median: of the values, censored ones above all others; None if there is none, or if it is censored.
+        censored: how many values are only known to lie above the range that was looked at.
     """
 
     settings: tuple[int, ...]
     metric: Metric
     interval: Interval
     missing: Mapping[str, int]
+    median: float | None = None
+    censored: int = 0
 
     @property
     def n_missing(self) -> int:
@@ -384,8 +392,16 @@ class Study:
         return found
 
     def _numeric(self, metric: Metric) -> bool:
-        values = [self.results(t.key).get(metric.name) for t in self.of_column(metric.column.name)]
-        return metric.name != DIVERGED and any(_is_number(v) for v in values)
+        """Whether a metric is a number; one that no task has a value of counts if a headline or censored."""
+        if metric.name == DIVERGED:
+            return False
+        results = [self.results(t.key) for t in self.of_column(metric.column.name)]
+        values = [v for r in results if (v := r.get(metric.name)) is not None]
+        if values:
+            return any(_is_number(v) for v in values)
+        return metric.name in metric.column.headline or any(
+            r.get(CENSORED) is True and metric.name in r for r in results
+        )
 
     def values(self, metric: Metric) -> dict[str, float]:
         """The metric's value by task key, of the tasks that ended well and have a finite one."""
@@ -416,7 +432,12 @@ class Study:
             else:
                 interval = mean_interval(numbers)
             reasons = Counter(self._missing(t, metric) for t in tasks if t.key not in values)
-            found.append(Summary(cell, metric, interval, dict(sorted(reasons.items()))))
+            censored = reasons.get(CENSORED, 0)
+            if censored and interval.n:
+                note = "some values are censored, so a mean would be too small: see the median"
+                interval = replace(interval, mean=None, sd=None, low=None, high=None, note=note)
+            middle = _median([*numbers, *[math.inf] * censored])
+            found.append(Summary(cell, metric, interval, dict(sorted(reasons.items())), middle, censored))
         return found
 
     def cell(self, task: TaskRecord) -> tuple[int, ...]:
@@ -433,7 +454,10 @@ class Study:
             return f"skipped ({cause.name} {upstream})" if cause is not None and upstream else "skipped"
         if status != DONE:
             return status
-        value = self.results(task.key).get(metric.name)
+        results = self.results(task.key)
+        value = results.get(metric.name)
+        if value is None and results.get(CENSORED) is True:
+            return CENSORED
         return "not finite" if isinstance(value, float) and not math.isfinite(value) else "without a value"
 
     def best(self) -> int | None:
@@ -610,14 +634,15 @@ class Study:
 
 
 _SUMMARY_CELLS = (
-    "metric", "n", "n_seeds", "mean", "sd", "low", "high", "min", "max", "method", "note", "n_missing", "missing",
+    "metric", "n", "n_seeds", "mean", "sd", "low", "high", "median", "min", "max", "method", "note", "n_missing",
+    "missing",
 )  # fmt: skip
 
 
 def _summary_cells(summary: Summary) -> dict[str, Any]:
     i = summary.interval
     cells = (
-        summary.metric.path, i.n, i.units, i.mean, i.sd, i.low, i.high, i.min, i.max, i.method, i.note,
+        summary.metric.path, i.n, i.units, i.mean, i.sd, i.low, i.high, summary.median, i.min, i.max, i.method, i.note,
         summary.n_missing, summary.missing_words,
     )  # fmt: skip
     return dict(zip(_SUMMARY_CELLS, cells, strict=True))
@@ -645,6 +670,15 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Tabl
 
 
 _TEXTS = {"setting", "setting_a", "setting_b", "status", "key", "notes", "metric", "method", "note", "missing"}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    """The median; None if there is no value, or if it lies among infinite ones."""
+    if not values:
+        return None
+    ranked = sorted(values)
+    middle = (ranked[(len(ranked) - 1) // 2] + ranked[len(ranked) // 2]) / 2
+    return middle if math.isfinite(middle) else None
 
 
 def _is_number(value: Any) -> bool:

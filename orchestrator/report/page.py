@@ -13,9 +13,11 @@ from ..store import Store
 from ..study import DONE, Metric, Study, Summary
 from . import words
 from .pictures import Picture, pictures
+from .terminal import ranked
 
 __all__ = ["write_report"]
 
+MAX_SETTINGS = 100
 MAX_TRIALS = 200
 MAX_FAILURES = 100
 MAX_PAIR_CELLS = 60
@@ -98,6 +100,7 @@ def _headline(study: Study) -> list[dict[str, Any]]:
             by_column.setdefault(m.column.name, []).append(m)
         groups = list(by_column.items())
     best = study.best()
+    shown = ranked(study)[:MAX_SETTINGS] if len(study.settings) > MAX_SETTINGS else study.settings
     tables = []
     for title, chosen in groups:
         cells = {m.path: {s.settings[0]: s for s in study.summaries(m)} for m in chosen}
@@ -113,18 +116,18 @@ def _headline(study: Study) -> list[dict[str, Any]]:
                     for m in chosen
                 ],
             }
-            for s in study.settings
+            for s in shown
         ]
         heads = [{"task": m.column.name, "name": m.name, "words": m.words} for m in chosen]
-        tables.append({"title": title, "heads": heads, "rows": rows})
+        tables.append({"title": title, "heads": heads, "rows": rows, "more": len(study.settings) - len(shown)})
     return tables
 
 
 def _cell(summary: Summary | None) -> dict[str, Any]:
     if summary is None:
         return {"text": "–", "n": "", "missing": ""}
-    i = summary.interval
-    return {"text": words.interval(i), "n": str(i.n), "missing": summary.missing_words}
+    n = summary.interval.n + summary.censored
+    return {"text": words.summary(summary), "n": str(n), "missing": summary.missing_words}
 
 
 def _reading(study: Study) -> list[str]:
@@ -146,6 +149,11 @@ def _reading(study: Study) -> list[str]:
     if missing:
         gone = ", ".join(f"{n} {reason}" for reason, n in missing.items())
         text.append(f"Means are over the trials that ended well; not in them: {gone}.")
+    if any(s.censored for m in study.headline("train", "probe") for s in study.summaries(m)):
+        text.append(
+            "Censored: the value lies above the range that was looked at. Then a mean would be too small, and the "
+            "median stands in its place, with the censored values above all others."
+        )
     best = study.best()
     if best is not None and main is not None:
         text.append(
@@ -186,7 +194,7 @@ def _group_table(study: Study, column: str) -> dict[str, Any] | None:
         return None
     tasks = {study.cell(t)[0]: t for t in study.of_column(column)}
     rows = []
-    for setting, task in tasks.items():
+    for setting, task in list(tasks.items())[:MAX_SETTINGS]:
         results = study.results(task.key) if study.statuses[task.key] == DONE else {}
         cells = [
             {"text": words.number(results.get(m.name)), "n": "", "missing": "" if results else study.statuses[task.key]}
@@ -197,7 +205,7 @@ def _group_table(study: Study, column: str) -> dict[str, Any] | None:
         "title": column,
         "heads": [{"task": column, "name": m.name, "words": m.words} for m in metrics],
         "rows": rows,
-        "more": 0,
+        "more": len(tasks) - len(rows),
         "note": "One value from all seeds of a setting together; it has no interval over seeds.",
     }
 

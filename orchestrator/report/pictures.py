@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..stats import jackknife_bounds, mean_bounds
@@ -74,14 +75,15 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
     """Headline metrics of a column against the swept parameter: means, intervals, and single seeds."""
     metrics = [m for m in study.headline(column.kind) if m.column is column][:MAX_PANELS]
     metrics = [m for m in metrics if study.values(m) and not _constant(study, m)]
-    for number, view in enumerate(views(study)):
-        if column.kind == "pair":
-            cells = {s.settings for m in metrics for s in study.summaries(m) if len(set(s.settings)) == 1}
-            if not cells:
-                return
+    within = {s.settings for m in metrics for s in study.summaries(m) if len(set(s.settings)) == 1}
+    found = views(study) if within else [_across(study, metrics)]
+    for number, view in enumerate(found):
+        if not view.x:
+            return
         if not metrics or (column.kind == "pair" and all(len(study.values(m)) < 2 for m in metrics)):
             return
-        rows, columns_ = _shape(len(metrics), 3)
+        wide = not view.numeric and max(map(len, view.ticks)) > 8
+        rows, columns_ = _shape(len(metrics), 2 if wide else 3)
         fig, axes = _panels(rows, columns_, height=2.25 if view.numeric else 2.5)
         widths = style.WIDTH / columns_ - 0.7
         cut = False
@@ -92,8 +94,11 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
         if len(view.names) > 1:
             handles, labels = axes[0].get_legend_handles_labels()
             _legend(fig, handles, labels, 4)
-        what = {"pair": "pairs of seeds of one setting", "group": "settings"}.get(column.kind, "single seeds")
-        against = f"against {view.label}" if view.label else "by setting"
+        what = {
+            "pair": f"single pairs of seeds of {'one setting' if within else 'two settings'}",
+            "group": "settings",
+        }.get(column.kind, "single seeds")
+        against = f"against {view.label}" if view.label else "by setting" if within else "between settings"
         title = f"{column.name} {against}" if column.kind != "train" else f"Training results {against}"
         if column.kind == "group":
             caption = "One value a setting, from all its seeds together; there is no interval."
@@ -103,11 +108,23 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
                 f"Filled marks: means, with 95 % intervals ({method}). Hollow marks beside them: {what}. "
                 "Exploratory: intervals are for each setting alone, not for differences."
             )
+        if any(s.censored for m in metrics for s in study.summaries(m)):
+            caption += " Where values are censored (above the range looked at) no means are drawn."
         if cut:
             caption += " Intervals that reach beyond the panel are cut off at its edge: so few seeds hardly bound them."
         caption += _left_out(study, metrics)
         name = f"{_slug(column.name)}-metrics" + (f"-{number + 1}" if number else "")
         yield Picture(name, title, caption, column.kind, column.name, _png(fig, title))
+
+
+def _across(study: Study, metrics: Sequence[Metric]) -> View:
+    """An axis of the combinations of two settings, for pairs that are all across settings."""
+    cells = sorted({s.settings for m in metrics for s in study.summaries(m)})
+    if len(cells) > MAX_CELLS:
+        cells = []
+    ticks = tuple(" × ".join(name_of(study, s) for s in cell) for cell in cells)
+    x = {cell: float(i) for i, cell in enumerate(cells)}
+    return View("", x, False, ticks, dict.fromkeys(cells, 0), ("",), False)
 
 
 def _constant(study: Study, metric: Metric) -> bool:
@@ -121,12 +138,13 @@ def _draw_metric(ax: Axes, study: Study, metric: Metric, view: View, inches: flo
     from matplotlib.transforms import ScaledTranslation
 
     values = study.values(metric)
-    singles: dict[int, list[float]] = {}
+    singles: dict[tuple[int, ...], list[float]] = {}
     for task in study.of_column(metric.column.name):
         cell = study.cell(task) if task.trials else ()
-        if task.key in values and len(set(cell)) == 1:
-            singles.setdefault(cell[0], []).append(values[task.key])
-    summaries = [s for s in study.summaries(metric) if len(set(s.settings)) == 1 and s.interval.n]
+        if task.key in values and cell in view.x:
+            singles.setdefault(cell, []).append(values[task.key])
+    summaries = [s for s in study.summaries(metric) if s.settings in view.x and s.interval.n]
+    censored = any(s.censored for s in summaries)
     group = metric.column.kind == "group"
     lines = len(view.names)
     palette = style.colours(lines)
@@ -135,20 +153,22 @@ def _draw_metric(ax: Axes, study: Study, metric: Metric, view: View, inches: flo
     room = 1.5 * (high - low) or abs(high) or 1.0
     cut = False
     for line in range(lines):
-        chosen = [s for s in summaries if view.series[s.settings[0]] == line]
-        chosen.sort(key=lambda s: view.x[s.settings[0]])
+        chosen = [s for s in summaries if view.series[s.settings] == line]
+        chosen.sort(key=lambda s: view.x[s.settings])
         dodge = 0.0 if view.numeric else (line - (lines - 1) / 2) * min(0.5 / lines, 0.2)
-        x = [view.x[s.settings[0]] + dodge for s in chosen]
+        x = [view.x[s.settings] + dodge for s in chosen]
         means = [s.interval.mean or 0.0 for s in chosen]
         colour = palette[line]
-        if view.joined and len(x) > 1:
+        if view.joined and len(x) > 1 and not censored:
             ax.plot(x, means, color=colour, lw=1.0, alpha=0.8, ls=("-", "--", "-.", ":")[line % 4])
         shift = ax.transData + ScaledTranslation(5 / 72, 0, ax.figure.dpi_scale_trans)
         if not group:
             for place, s in zip(x, chosen, strict=True):
-                points = singles.get(s.settings[0], [])
+                points = singles.get(s.settings, [])
                 ax.plot([place] * len(points), points, ls="", marker=style.marker(line), ms=3, mfc="none", mec=colour,
                         mew=0.7, alpha=0.7, transform=shift)  # fmt: skip
+        if censored:
+            continue  # a mean of some would be too small
         halves = [s.interval.half or 0.0 for s in chosen]
         ax.errorbar(x, means, yerr=None if group else halves, ls="", marker=style.marker(line), color=colour, ms=4.5,
                     capsize=2.5, elinewidth=1.0, label=view.names[line])  # fmt: skip
@@ -378,7 +398,7 @@ def _draw_line(
     common = all(len(r[0]) == len(x) and np.allclose(r[0], x, rtol=1e-6, atol=1e-12) for r in rows)
     n = len(rows)
     dashed = name in curve["dashed"]
-    ls = "--" if dashed else "-"
+    ls = _dash(curve, name)
     if curve["kind"] == "points":
         dense = len(x) > 20
         step = 0.0 if dense else float(np.min(np.diff(np.unique(x)))) if len(np.unique(x)) > 1 else 1.0
@@ -455,17 +475,21 @@ def _panel_groups(curve: Any) -> list[list[str]]:
     return [[s] for s in solid] + ([dashed] if dashed else [])
 
 
+def _dash(curve: Any, name: str) -> str:
+    """The line style of a quantity: solid, or the dashes of its place among the dashed ones."""
+    dashed = [y for y in curve["y"] if y in curve["dashed"]]
+    return ("--", ":", "-.")[dashed.index(name) % 3] if name in dashed else "-"
+
+
 def _dash_keys(curve: Any, names: Sequence[str]) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
-    return [
-        (Line2D([], [], color="#444444", ls="--" if n in curve["dashed"] else "-", lw=1.3), _said(n)) for n in names
-    ]
+    return [(Line2D([], [], color="#444444", ls=_dash(curve, n), lw=1.3), _said(n)) for n in names]
 
 
 def _dress(fig: Figure, axes: Sequence[Axes], curve: Any, columns_: int) -> None:
     """Scales and labels; several panels have common ones."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
     for i, ax in enumerate(axes):
         if curve["log_y"]:
@@ -476,6 +500,18 @@ def _dress(fig: Figure, axes: Sequence[Axes], curve: Any, columns_: int) -> None
             _whole_ticks(ax)
         elif columns_ > 2:
             ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        x = _abscissae(ax)
+        steps = [b - a for a, b in pairwise(x)]
+        if steps == sorted(steps) and len(steps) > 1 and max(steps) > 8 * min(steps) > 0:  # like 10, 100, 1000
+            if x[0] > 0:
+                ax.set_xscale("log")
+            else:
+                ax.set_xscale("symlog", linthresh=x[1] - x[0], linscale=0.5)
+                ax.xaxis.set_minor_locator(NullLocator())
+            if len(x) <= 8:
+                ax.xaxis.set_major_locator(FixedLocator(x))
+                ax.xaxis.set_major_formatter(FixedFormatter([f"{v:g}" for v in x]))
+                ax.xaxis.set_minor_locator(NullLocator())
         if i % columns_:
             ax.tick_params(labelleft=False)
         if i + columns_ >= len(axes):
@@ -486,6 +522,13 @@ def _dress(fig: Figure, axes: Sequence[Axes], curve: Any, columns_: int) -> None
         axes[0].set_ylabel(curve["ylabel"])
     else:
         fig.supylabel(curve["ylabel"], fontsize=style.SETTINGS["axes.labelsize"])
+
+
+def _abscissae(ax: Axes) -> list[float]:
+    """The places of the first line drawn."""
+    import numpy as np
+
+    return [float(v) for line in ax.get_lines()[:1] for v in np.asarray(line.get_xdata(), dtype=float)]
 
 
 def _whole_ticks(ax: Axes) -> None:
@@ -499,7 +542,7 @@ def _in_order(study: Study, settings: Sequence[int]) -> list[int]:
     if not ordered(study):
         return list(settings)
     view = views(study)[0]
-    return sorted(settings, key=lambda s: view.x[s])
+    return sorted(settings, key=lambda s: view.x[s,])
 
 
 # Matrices over pairs
@@ -528,7 +571,7 @@ def matrix_pictures(study: Study, column: Column) -> Iterator[Picture]:
             _draw_matrix(ax, fig, *_setting_matrix(study, metric, settings), metric)
             labels = [name_of(study, s) for s in settings]
             style.show_labels(ax, labels, style.WIDTH / columns_ - 1.4)
-            ax.set_yticks(range(len(labels)), [t if len(t) <= 26 else t[:25] + "…" for t in labels])
+            ax.set_yticks(range(len(labels)), [style.broken(t) for t in labels])
     for ax in axes[len(metrics) :]:
         ax.remove()
     if by_trial:
@@ -578,7 +621,7 @@ def _draw_matrix(ax: Axes, fig: Figure, matrix: Any, metric: Metric) -> None:
     cmap = colormaps["cividis"]
     finite = matrix[np.isfinite(matrix)]
     low, high = float(finite.min()), float(finite.max())
-    if low == high:
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     image = ax.imshow(np.ma.masked_invalid(matrix), cmap=cmap, vmin=low, vmax=high, aspect="equal")
     if n <= 6:
@@ -612,8 +655,7 @@ def _trial_labels(ax: Axes, study: Study, trials: Sequence[tuple[int, str]]) -> 
         if places[0]:
             for draw in (ax.axvline, ax.axhline):
                 draw(places[0] - 0.5, color="white", lw=2)
-        label = name_of(study, setting)
-        label = label if len(label) <= 22 else label[:21] + "…"
+        label = style.broken(name_of(study, setting), 20)
         middle = (places[0] + places[-1]) / 2
         ax.annotate(label, (middle, 0), (0, -16), xycoords=("data", "axes fraction"), textcoords="offset points",
                     ha="right", va="top", rotation=35, rotation_mode="anchor", fontsize=7)  # fmt: skip

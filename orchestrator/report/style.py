@@ -80,13 +80,19 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width, break_long_words=False)) or text
 
 
+def broken(label: str, limit: int = 26) -> str:
+    """A label in lines, "SGD(lr=0.1)" before its bracket and "a × b" after the sign, each at most `limit` long."""
+    lines = label.replace("(", "\n(").replace(" × ", " ×\n").split("\n") if len(label) > 8 else [label]
+    return "\n".join(t if len(t) <= limit else t[: limit - 1] + "…" for t in lines)
+
+
 def show_labels(ax: Axes, labels: Sequence[str], inches: float) -> None:
     """Put category labels on the x axis, turned if they do not fit side by side."""
-    room = inches / max(len(labels), 1) / 0.07  # characters
-    longest = max((len(t) for t in labels), default=0)
+    room = inches / max(len(labels), 1) / 0.067  # characters
+    shown = [broken(t) for t in labels]
+    longest = max((len(line) for t in shown for line in t.split("\n")), default=0)
     ax.set_xticks(range(len(labels)))
     if longest <= room:
-        ax.set_xticklabels(labels)
+        ax.set_xticklabels(shown)
     else:
-        shown = [t if len(t) <= 26 else t[:25] + "…" for t in labels]
         ax.set_xticklabels(shown, rotation=35, ha="right", rotation_mode="anchor")

@@ -29,7 +29,7 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     summaries = {m.path: {s.settings[0]: s for s in study.summaries(m)} for m in metrics}
     best = study.best()
     seeds = len(study.replicates)
-    rows = study.settings if len(study.settings) <= MAX_ROWS else _ranked(study)[:MAX_ROWS]
+    rows = study.settings if len(study.settings) <= MAX_ROWS else ranked(study)[:MAX_ROWS]
     labels = [("★ " if s.index == best else "  " if best is not None else "") + _shortened(s.label) for s in rows]
 
     room = width - max(cell_len(text) for text in [*labels, "setting"]) - 3
@@ -67,7 +67,7 @@ def terminal_table(study: Study, width: int = 80) -> Table:
 def _by_importance(metrics: list[Metric]) -> list[Metric]:
     """The first metric of every task, then the second of every task, and so on."""
     places: dict[str, int] = {}
-    order = []
+    order: list[tuple[int, int, Metric]] = []
     for metric in metrics:
         place = places[metric.column.name] = places.get(metric.column.name, -1) + 1
         order.append((place, len(order), metric))
@@ -77,11 +77,12 @@ def _by_importance(metrics: list[Metric]) -> list[Metric]:
 def _cell(summary: Summary | None, seeds: int) -> str:
     if summary is None:
         return "–"
-    n = summary.interval.n
-    return words.interval(summary.interval) + (f" [{n}]" if n != seeds else "")
+    n = summary.interval.n + summary.censored
+    return words.summary(summary) + (f" [{n}]" if n != seeds else "")
 
 
-def _ranked(study: Study) -> list[SettingRecord]:
+def ranked(study: Study) -> list[SettingRecord]:
+    """The settings from the best mean of the study's metric to the worst; those without one last."""
     means: dict[int, float] = {}
     if study.main_metric:
         for s in study.summaries(study.main_metric):

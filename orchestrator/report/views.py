@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..study import Study
 from .style import MAX_SERIES
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -17,19 +19,19 @@ class View:
 
     Attributes:
         label: of the axis.
-        x: by setting, its place on the axis.
+        x: by cell (see `Study.cell`), its place on the axis: a setting s is (s,), and (s, s) for pairs.
         numeric: the places are the parameter's values; else positions of `ticks`.
         ticks: names of the places of a category axis.
-        series: by setting, the index in `names` of the line it belongs to.
+        series: by cell, the index in `names` of the line it belongs to.
         names: of the lines: one unnamed line, or the values of a second parameter.
         joined: neighbours on a line differ in nothing but the parameter on the axis.
     """
 
     label: str
-    x: dict[int, float]
+    x: dict[tuple[int, ...], float]
     numeric: bool
     ticks: tuple[str, ...]
-    series: dict[int, int]
+    series: dict[tuple[int, ...], int]
     names: tuple[str, ...]
     joined: bool
 
@@ -68,7 +70,12 @@ def _view(study: Study, path: str | None, others: list[str] | None) -> View:
             names.append(name)
         series[s.index] = names.index(name)
     label = next((s.names[path] for s in settings if path in s.names), "") if path else ""
-    return View(label, x, numeric, tuple(map(_shown, values)), series, tuple(names), numeric and others is not None)
+    ticks, joined = tuple(map(_shown, values)), numeric and others is not None
+    return View(label, _by_cell(x), numeric, ticks, _by_cell(series), tuple(names), joined)
+
+
+def _by_cell(by_setting: dict[int, T]) -> dict[tuple[int, ...], T]:
+    return {cell: value for s, value in by_setting.items() for cell in ((s,), (s, s))}
 
 
 def _values(study: Study, path: str | None) -> list[Any]:

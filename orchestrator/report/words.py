@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from ..stats import Interval
+from ..study import Summary
 
 MINUS = "\N{MINUS SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -41,6 +42,13 @@ def with_half_width(mean: float, half: float | None) -> str:
     decimals = min(max(1 - last, 0), 9)
     body = f"{_plain(mean / 10.0**scale, decimals)} ± {_plain(half / 10.0**scale, decimals)}"
     return body if not scale else f"({body}) × 10{str(scale).translate(_SUPERSCRIPTS)}"
+
+
+def summary(s: Summary) -> str:
+    """A summary in a cell: mean ± half width, the mean alone where there is no interval, or a median."""
+    if s.censored:
+        return "above range" if s.median is None else f"median {number(s.median)}"
+    return interval(s.interval)
 
 
 def interval(i: Interval) -> str:

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from builders import COMMAND, carry_out, grid, toy_study, toy_sweep
 from rich.console import Console
-from toys import Brittle, Curvature, Downhill, Fit, Sideways
+from toys import Brittle, Curvature, Downhill, Fit, Sideways, Threshold
 
 from orchestrator.plan import make_plan
 from orchestrator.report import terminal_table, words, write_report
@@ -18,6 +18,7 @@ from orchestrator.report.views import chosen_settings, scale_of, views
 from orchestrator.stats import mean_interval
 from orchestrator.store import Store
 from orchestrator.study import Study
+from orchestrator.sweep import same_seed, same_setting
 
 RUN = "runs/toy/r1"
 
@@ -80,6 +81,8 @@ STUDIES = {
     "two parameters": {"train": Fit(rho=grid(0.0, 0.2), width=grid(16, 32)), "pairs": []},
     "a random search": {"train": Fit(rho=grid(0.01, 0.02), width=grid(8, 16), epochs=grid(3, 4)), "pairs": []},
     "specs as values": {"train": Fit(optimizer=grid(Downhill(), Sideways()))},
+    "pairs across settings only": {"train": Fit(rho=grid(0.0, 0.1, 0.2)), "pair_when": same_seed & ~same_setting},
+    "censored values": {"train": Fit(), "probes": [Threshold()]},
     "all diverged": {"train": Fit(rho=0.2, diverge_above=0.1), "seeds": [1, 3]},
 }
 
@@ -126,6 +129,19 @@ def test_nothing_that_went_wrong_is_silent(store):
     captions = {p.name: p.caption for p in pictures(study)}
     assert "Left out: 1 of 9 values (1 diverged)." in captions["fit-metrics"]
     assert "Not drawn: 1 of 9 tasks (diverged)." in captions["fit-1-history"]
+
+
+def test_censored_values_show_a_median_and_say_why(store):
+    text = page_of(toy_study(store, train=Fit(), probes=[Threshold()]), store).text
+    assert "median 11.00 [3] 1 censored" in re.sub(r"(\])(?=\d)", r"\1 ", text)
+    assert "the median stands in its place" in text
+    assert "no means are drawn" in text
+
+
+def test_pairs_across_settings_are_drawn_between_settings(store):
+    study = toy_study(store, **STUDIES["pairs across settings only"])
+    titles = {p.name: p.title for p in pictures(study)}
+    assert titles["line-metrics"] == "Line between settings"
 
 
 def test_where_all_ended_well_it_says_so(store):
@@ -178,7 +194,7 @@ def test_pictures_are_named_after_their_columns(store):
 def test_a_numeric_parameter_has_a_numeric_axis(store):
     (view,) = views(toy_study(store, pairs=[], probes=[], groups=[]))
     assert (view.label, view.numeric, view.joined) == ("rho", True, True)
-    assert list(view.x.values()) == [0.0, 0.02, 0.05, 0.1, 0.2]
+    assert [view.x[i,] for i in range(5)] == [0.0, 0.02, 0.05, 0.1, 0.2]
 
 
 def test_of_two_parameters_one_makes_the_lines(store):

@@ -10,7 +10,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 from builders import COMMAND, carry_out, grid, toy_study, toy_sweep
-from toys import Brittle, Curvature, Downhill, Fit, Line, Sideways
+from toys import Brittle, Curvature, Downhill, Fit, Line, Sideways, Threshold
 
 from orchestrator.errors import StoreError, UserError
 from orchestrator.plan import make_plan
@@ -75,6 +75,26 @@ def test_a_failed_probe_is_counted_and_values_that_are_not_finite_are_too(store)
     assert math.isinf(rows[0]["Brittle.ratio"])
     assert rows[1]["notes"] == "Brittle failed: ValueError: the toy broke"
     assert study.counts() == {"done": 6, "failed": 1}
+
+
+@pytest.mark.parametrize(("above", "median"), [(3, 11.0), (2, 11.0), (1, None), (0, None)])
+def test_censored_values_have_a_median_but_no_mean(store, above, median):
+    study = toy_study(store, train=Fit(), probes=[Threshold(above=above)], pairs=[], groups=[])
+    cells = [r for r in study.summary().to_pylist() if r["metric"] == "Threshold.d"]
+    (cell,) = cells
+    assert (cell["n"], cell["median"]) == (above, median)
+    if above == 3:
+        assert (cell["mean"], cell["missing"]) == (11.0, "")
+    else:
+        assert (cell["mean"], cell["low"], cell["missing"]) == (None, None, f"{3 - above} censored")
+        assert not above or "a mean would be too small" in cell["note"]
+
+
+def test_a_headline_metric_that_no_task_measured_is_not_dropped(store):
+    study = toy_study(store, train=Fit(rho=0.2, diverge_above=0.1), seeds=[1, 3], pairs=[], groups=[])
+    missing = {r["metric"]: r["missing"] for r in study.summary().to_pylist()}
+    assert missing["Fit.val_accuracy"] == "2 diverged"
+    assert missing["Curvature.lambda_max"] == "2 skipped (Fit diverged)"
 
 
 def test_pairs_and_their_jackknife(store):

@@ -146,3 +146,20 @@ class Ensemble(GroupProbe):
 
     def run(self, ctx: Context, *trained: Artifact) -> Any:
         return {"accuracy": max(t.results["val_accuracy"] for t in trained) + 0.01, "members": len(trained)}
+
+
+@dataclass(frozen=True)
+class Threshold(Probe):
+    """A probe whose value lies above its range for some seeds."""
+
+    above: int = 2
+
+    curves: ClassVar[tuple[Curve, ...]] = (
+        Curve("reached", "dimension", ("accuracy",), "Accuracy by dimension", "dimension", "accuracy"),
+    )
+
+    def run(self, ctx: Context, trained: Artifact) -> Any:
+        seed = trained.seeds["init"]
+        dimension = np.array([0, 3, 10, 30, 100])
+        ctx.save_arrays("reached", dimension=dimension, accuracy=dimension / (dimension + 10 + seed))
+        return {"d": None if seed >= self.above else 10.0 + seed, "censored": seed >= self.above}
