@@ -107,7 +107,7 @@ def _headline(study: Study) -> list[dict[str, Any]]:
         rows = [
             {
                 "label": s.label,
-                "best": s.index == best,
+                "best": s.index == best and study.main_metric in chosen,
                 "cells": [
                     {
                         **_cell(cells[m.path].get(s.index)),
