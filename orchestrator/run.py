@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -242,6 +243,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         options["include_dashboard"] = False
     mine = not ray.is_initialized()
     if mine:
+        check_reachable(target)
         with by_environment({} if address is None else {"RAY_ADDRESS": ""}), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -256,6 +258,18 @@ def ray_session(address: str | None) -> Iterator[None]:
         finally:
             if mine:
                 ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Raise ClusterError unless something answers at "host:port" or "ray://host:port"; Ray would wait for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "local" and "auto", which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ClusterError(f"No Ray cluster answers at {address!r} ({reason}): check the address.") from None
 
 
 @contextlib.contextmanager

@@ -301,6 +301,8 @@ def _forget(work: Work) -> None:
         if torch.are_deterministic_algorithms_enabled():  # the setter imports the compiler, a second or more
             torch.use_deterministic_algorithms(False)
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        # cuDNN rounds convolutions to TF32 unless told otherwise, which curvature cannot bear.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         if torch.cuda.is_available():
