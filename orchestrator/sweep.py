@@ -498,7 +498,7 @@ def _unknown_field(error: TypeError) -> str:
     return f"{cls_name} has no field {unknown!r}{hint}."
 
 
-def _subclasses(cls: type) -> Iterator[type]:
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
     for sub in cls.__subclasses__():
         yield sub
         yield from _subclasses(sub)

@@ -125,7 +125,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         spaces = False
-        for name, hint in _hints(type(self)).items():
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if is_space(value):
                 spaces = True

@@ -240,7 +240,7 @@ class Context:
         for key, array in plain.items():
             if array.dtype.hasobject:
                 raise TypeError(f"{name}.npz: {key} holds Python objects, which cannot be stored.")
-        np.savez(self.dir / f"{name}.npz", **plain)
+        np.savez(self.dir / f"{name}.npz", **plain)  # type: ignore[arg-type]
 
     def save_table(self, name: str, columns: Mapping[str, Any]) -> None:
         """Write equally long columns (lists or 1-D arrays) to `name`.parquet in the task's folder."""
