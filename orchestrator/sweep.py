@@ -473,7 +473,8 @@ def _import_failure(path: Path, error: BaseException) -> str:
     if isinstance(error, UserError):
         return f"{where}: {error}"
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
-        return f"{where}: {_unknown_field(error)}"
+        names = vars(sys.modules.get(SWEEP_MODULE_PREFIX + path.stem, object))
+        return f"{where}: {_unknown_field(error, names)}"
     if isinstance(error, TypeError) and (missing := _MISSING.match(str(error))):
         return f"{where}: {missing[1]} needs {missing[2]}."
     if isinstance(error, ImportError) and (
@@ -486,13 +487,13 @@ def _import_failure(path: Path, error: BaseException) -> str:
     return f"{where}: {type(error).__name__}: {text}."
 
 
-def _unknown_field(error: TypeError) -> str:
+def _unknown_field(error: TypeError, known: Mapping[str, Any]) -> str:
     """The sentence for a field that a Spec does not have, with the nearest one it has."""
     text = str(error)  # "Lanczos.__init__() got an unexpected keyword argument 'kk'"
     cls_name, _, rest = text.partition(".__init__()")
     unknown = rest.split("'")[1] if "'" in rest else "?"
     classes = {c.__name__: c for c in _subclasses(Spec)} | {"Sweep": Sweep}
-    cls = classes.get(cls_name)
+    cls = known.get(cls_name) or classes.get(cls_name)
     names = [f.name for f in dataclasses.fields(cls)] if cls else []
     hint = nearest(unknown, names) or (f"; it has {', '.join(names)}" if names else "")
     return f"{cls_name} has no field {unknown!r}{hint}."
@@ -557,7 +558,7 @@ def _build(node: ast.expr, names: Mapping[str, Any], item: str) -> Any:
                 try:
                     return cls(*args, **keywords)
                 except TypeError as error:
-                    raise InvalidValue(f"--set {item!r}: {_unknown_field(error)}") from error
+                    raise InvalidValue(f"--set {item!r}: {_unknown_field(error, names)}") from error
             specs = [n for n, v in names.items() if isinstance(v, type) and issubclass(v, Spec)]
             raise InvalidValue(
                 f"--set {item!r}: {node.func.id!r} is not a Spec that the sweep file knows"
