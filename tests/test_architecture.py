@@ -18,8 +18,8 @@ RAY_LAZILY = {
     "orchestrator.commands.doctor",  # reports its version and looks at the cluster
 }
 """The modules that may import Ray inside functions."""
-HEAVY = ("torch", "torchvision", "ray", "matplotlib", "pyarrow", "pandas", "scipy", "sklearn", "rich", "jinja2")
-NUMPY = ("numpy",)  # light beside these, but not needed to plan
+HEAVY = ("torch", "torchvision", "ray", "matplotlib", "pyarrow", "pandas", "scipy", "sklearn")
+LESS_HEAVY = ("numpy", "rich", "jinja2")  # a command may import these at its top, since verbs are imported lazily
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -114,4 +114,4 @@ def test_what_a_sweep_file_imports_is_light(name: str) -> None:
     code = f"import sys, {name}; print(*sorted(m for m in sys.modules if '.' not in m))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) & {*HEAVY, *NUMPY} == set()
+    assert set(done.stdout.split()) & {*HEAVY, *LESS_HEAVY} == set()
