@@ -19,8 +19,9 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,20 @@ FORMAT = 1
 """Version of the layout; a store written by a newer version is refused."""
 
 _PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*(@)")
+
+
+GROUP = 4
+"""From how many artifacts on one call to sync their filesystem is cheaper than one for every file."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task's files, hashed and with their manifest, not yet committed."""
+
+    task_name: str
+    key: str
+    folder: Path
+    manifest: dict[str, Any]
 
 
 class Store:
@@ -105,14 +120,20 @@ class Store:
         except OSError as error:
             raise StoreError(f"The store {self} cannot be read ({relative}): {_first_line(error)}.") from None
 
-    def write(self, relative: str, data: bytes) -> None:
-        """Write the file atomically: a reader sees the old or the new content."""
+    def write(self, relative: str, data: bytes, *, durable: bool = True) -> None:
+        """Write the file atomically: a reader sees the old or the new content.
+
+        Args:
+            durable: return when it is on disk; not worth the wait for what can be made again.
+        """
         try:
             if self.local is not None:
                 target = self.path(relative)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-                _write_durably(part, data)
+                part.write_bytes(data)
+                if durable:
+                    _sync(part)
                 os.replace(part, target)
                 return
             assert self._remote is not None
@@ -248,62 +269,91 @@ class Store:
     def commit(self, task_name: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Commit the files of `folder` (from `workspace`) with this manifest, durably and atomically.
 
-        `files` (size and SHA-256 of each) is added to the manifest. If the key is committed already,
-        that artifact stays as it is.
+        If the key is committed already, that artifact stays as it is.
 
         Returns:
             the manifest as committed, by this call or by an earlier one.
         """
+        return self.publish([self.prepare(task_name, key, folder, manifest)])[0]
+
+    def prepare(self, task_name: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> Prepared:
+        """The first half of a commit: hash the files and complete the manifest with `files`."""
         files = {}
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
-            files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": digest.hexdigest()}
-        whole = {"format": FORMAT, "key": key, "task": task_name, **manifest, "files": files}
-        text = json.dumps(whole, sort_keys=True, indent=1).encode()
-        target = f"artifacts/{task_name}/{key}"
+        try:
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                with open(path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+                files[path.relative_to(folder).as_posix()] = {
+                    "size": path.stat().st_size,
+                    "sha256": digest.hexdigest(),
+                }
+            whole = {"format": FORMAT, "key": key, "task": task_name, **manifest, "files": files}
+            (folder / MANIFEST).write_bytes(json.dumps(whole, sort_keys=True, indent=1).encode())
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise StoreError(f"The store {self} cannot be written: {_first_line(error)}.") from None
+        return Prepared(task_name, key, folder, whole)
+
+    def publish(self, prepared: Sequence[Prepared]) -> list[dict[str, Any]]:
+        """The second half of a commit, for several artifacts that do not need one another.
+
+        Together they cost little more than one: what is slow about a durable commit is waiting for the
+        disk, and all are waited for at once (a group commit, as databases call it).
+
+        Returns:
+            the manifests as committed, by this call or by earlier ones.
+        """
         try:
             if self.local is not None:
-                mine = self._commit_locally(folder, list(files), text, self.path(target))
+                mine = self._publish_locally(prepared)
             else:
-                mine = self._commit_remotely(folder, list(files), text, target)
+                mine = [self._publish_remotely(p) for p in prepared]
         except OSError as error:
             raise StoreError(f"The store {self} cannot be written: {_first_line(error)}.") from None
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return whole if mine else self.manifest(task_name, key)
+            for p in prepared:
+                shutil.rmtree(p.folder, ignore_errors=True)
+        return [p.manifest if own else self.manifest(p.task_name, p.key) for p, own in zip(prepared, mine, strict=True)]
 
-    def _commit_locally(self, folder: Path, files: list[str], manifest: bytes, target: Path) -> bool:
-        """Whether this call made the commit: another worker may have been faster."""
-        for name in files:
-            _sync(folder / name)
-        _write_durably(folder / MANIFEST, manifest)
-        os.chmod(folder, 0o755)  # mkdtemp made it private
-        _sync(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.rename(folder, target)
-        except OSError:
-            if (target / MANIFEST).exists():
-                return False  # another worker committed the same key: same key, same content
-            raise
-        _sync(target.parent)
-        return True
+    def _publish_locally(self, prepared: Sequence[Prepared]) -> list[bool]:
+        """Whether this call made each commit: another worker may have been faster."""
+        for p in prepared:
+            os.chmod(p.folder, 0o755)  # mkdtemp made it private
+        if len(prepared) < GROUP or not _sync_filesystem(self.path("tmp")):
+            for p in prepared:
+                for name in [*p.manifest["files"], MANIFEST]:
+                    _sync(p.folder / name)
+                _sync(p.folder)
+        mine, parents = [], set()
+        for p in prepared:
+            target = self.path(f"artifacts/{p.task_name}/{p.key}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            parents.add(target.parent)
+            try:
+                os.rename(p.folder, target)
+                mine.append(True)
+            except OSError:
+                if not (target / MANIFEST).exists():
+                    raise
+                mine.append(False)  # another worker committed the same key: same key, same content
+        for parent in parents:
+            _sync(parent)
+        return mine
 
-    def _commit_remotely(self, folder: Path, files: list[str], manifest: bytes, target: str) -> bool:
+    def _publish_remotely(self, p: Prepared) -> bool:
         from pyarrow.fs import LocalFileSystem, copy_files
 
         assert self._remote is not None
+        target = f"artifacts/{p.task_name}/{p.key}"
         if self.read(f"{target}/{MANIFEST}") is not None:
             return False
-        for name in files:
+        for name in [*p.manifest["files"], MANIFEST]:  # the manifest last: it is the commit
             copy_files(
-                str(folder / name),
+                str(p.folder / name),
                 f"{self._prefix}/{target}/{name}",
                 source_filesystem=LocalFileSystem(),
                 destination_filesystem=self._remote,
             )
-        self.write(f"{target}/{MANIFEST}", manifest)
         return True
 
     def fetch(self, task_name: str, key: str) -> Path:
@@ -348,11 +398,18 @@ def _digest(file: Any) -> Any:
     return digest
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _sync_filesystem(path: Path) -> bool:
+    """Wait until all that was written to the filesystem of `path` is on disk; False where that cannot be asked."""
+    import ctypes
+
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # Linux
+    if syncfs is None:
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return bool(syncfs(descriptor) == 0)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

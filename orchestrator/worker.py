@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from tasks.errors import UserError
 from tasks.streams import entropy
 from tasks.task import Artifact, Context, Results, Task, check_results, inherited_seeds
 
-from .store import Store
+from .store import Prepared, Store
 
 REPORT_SECONDS = 0.25
 """How often a worker reports while it works, unless a scheduler wants every report."""
@@ -131,7 +131,7 @@ class Worker(Trainable):
         self._bundle = bundle
         works: list[Work] = cloudpickle.loads(bundle.payload) if bundle.payload else []
         self._todo = list(reversed(works))
-        self._current: Generator[Results, None, Outcome] | None = None
+        self._current: Generator[Results, None, tuple[Outcome, Prepared | None]] | None = None
         self._key: str | None = None
 
     def _abandon(self) -> None:
@@ -142,7 +142,7 @@ class Worker(Trainable):
     def step(self) -> dict[str, Any]:
         """Work for a while; report what was committed meanwhile and where the present task stands."""
         until = time.monotonic() + REPORT_SECONDS
-        outcomes: list[Outcome] = []
+        ended: list[tuple[Outcome, Prepared | None]] = []
         progress: Results = {}
         while True:
             if self._current is None:
@@ -156,11 +156,12 @@ class Worker(Trainable):
                 if self._bundle.watched:
                     break
             except StopIteration as end:
-                outcomes.append(end.value)
+                ended.append(end.value)
                 self._current = self._key = None
-                progress = end.value.results if self._bundle.watched else {}
+                progress = end.value[0].results if self._bundle.watched else {}
             if time.monotonic() > until:
                 break
+        outcomes = publish(ended, self._store)
         done = self._current is None and not self._todo
         report: dict[str, Any] = {"outcomes": outcomes, "now": self._key, "done": done, "worker": worker_name()}
         # A scheduler looks for its metric at the top level; nothing may hide the words above.
@@ -193,14 +194,14 @@ def worker_name() -> str:
 
 def carry_out(
     work: Work, store: Store, run: RunInfo, slot: Mapping[str, float], cache: dict[str, Any]
-) -> Generator[Results, None, Outcome]:
-    """Run one task and commit its artifact; yields its progress, returns what became of it."""
+) -> Generator[Results, None, tuple[Outcome, Prepared | None]]:
+    """Run one task; yields its progress, returns what became of it and its artifact, ready to be committed."""
     _forget(work)
     started, clock = time.time(), time.perf_counter()
     log = io.StringIO()
     folder = store.workspace()
     device = "cuda" if slot.get("gpu") else "cpu"
-    written = False
+    kept = False
     try:
         try:
             with _captured(log):
@@ -215,7 +216,7 @@ def carry_out(
         except Exception as error:
             seconds = time.perf_counter() - clock
             print(traceback.format_exc(), file=log)
-            return Outcome(work.key, "failed", seconds, error=_sentence(error))
+            return Outcome(work.key, "failed", seconds, error=_sentence(error)), None
         seconds = time.perf_counter() - clock
         status = "diverged" if results.get("diverged") is True else "done"
         manifest = {
@@ -234,17 +235,30 @@ def carry_out(
             **_machine(),
         }
         try:
-            committed = store.commit(type(work.task).__name__, work.key, folder, manifest)
+            prepared = store.prepare(type(work.task).__name__, work.key, folder, manifest)
         except UserError as error:
-            return Outcome(work.key, "failed", seconds, error=str(error))
-        written = True
-        return Outcome(work.key, committed["status"], seconds, committed["results"])
+            return Outcome(work.key, "failed", seconds, error=str(error)), None
+        kept = True
+        return Outcome(work.key, status, seconds, results), prepared
     finally:
-        if not written:
+        if not kept:
             shutil.rmtree(folder, ignore_errors=True)
         if log.getvalue():
             with contextlib.suppress(UserError):  # a lost log must not lose the result
-                store.write(f"{run.run}/logs/{work.key}.txt", log.getvalue().encode())
+                store.write(f"{run.run}/logs/{work.key}.txt", log.getvalue().encode(), durable=False)
+
+
+def publish(ended: Sequence[tuple[Outcome, Prepared | None]], store: Store) -> list[Outcome]:
+    """Commit what tasks have left; the outcomes are as the store then has them."""
+    left = [prepared for _, prepared in ended if prepared is not None]
+    try:
+        manifests = {m["key"]: m for m in store.publish(left)} if left else {}
+    except UserError as error:
+        return [o if p is None else Outcome(o.key, "failed", o.seconds, error=str(error)) for o, p in ended]
+    return [
+        o if p is None else Outcome(o.key, manifests[o.key]["status"], o.seconds, manifests[o.key]["results"])
+        for o, p in ended
+    ]
 
 
 def _advance(steps: Generator[Results, None, Any], log: io.StringIO) -> Generator[Results, None, dict[str, Any]]:
