@@ -28,7 +28,8 @@ def measure(store: str) -> dict[str, float]:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     total = time.time() - began
     manifests = [json.loads(path.read_text()) for path in Path(store).glob("artifacts/*/*/manifest.json")]
-    events = [json.loads(line) for path in Path(store).glob("runs/*/*/events.jsonl") for line in open(path)]
+    record = next(Path(store).glob("runs/*/*/events.jsonl"))
+    events = [json.loads(line) for line in record.read_text().splitlines()]
     slots = next(e["slots"] for e in events if e["event"] == "run_started")
     first = min(m["started"] for m in manifests)
     last = max(e["time"] for e in events if e["event"] == "committed")

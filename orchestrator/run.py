@@ -217,7 +217,9 @@ def checked_search(plan: Plan) -> Any:
         raise InvalidValue("Sweep: search is given, but the training holds no search space such as tune.uniform(0, 1).")
     grids = [path for path, s in space.items() if isinstance(s, Mapping)]
     if grids:
-        raise InvalidValue(f"Sweep: {grids[0]} is a grid, which a search algorithm cannot use: write tune.choice([...]).")
+        raise InvalidValue(
+            f"Sweep: {grids[0]} is a grid, which a search algorithm cannot use: write tune.choice([...])."
+        )
     if not search.set_search_properties(plan.sweep.metric, plan.sweep.mode, dict(space)):
         raise InvalidValue(
             f"Sweep: {type(search).__name__} has a metric or space of its own: leave them out, the sweep gives them."
@@ -337,7 +339,9 @@ class Capacity:
 def _units(available: float, amount: float) -> int:
     """How often the amount fits; a share of a GPU lies on one device."""
     if 0 < amount < 1:
-        return math.floor(available + 1e-9) * math.floor(1 / amount + 1e-9) if available >= 1 else int(available >= amount)
+        return (
+            math.floor(available + 1e-9) * math.floor(1 / amount + 1e-9) if available >= 1 else int(available >= amount)
+        )
     return math.floor(available / amount + 1e-9)
 
 

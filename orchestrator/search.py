@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from ray import cloudpickle
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -24,6 +24,7 @@ from .plan import Node, Plan, Shape, shape_of
 from .store import Store
 from .sweep import Setting
 from .worker import Bundle, Input, Outcome, Work
+
 
 class DagSearch(Searcher):
     """Suggests bundles of ready tasks to Tune.
@@ -81,7 +82,7 @@ class DagSearch(Searcher):
         """The next bundle; None while nothing is ready; FINISHED when all is done."""
         if not self._cancelled:
             self._ask_inner()
-            for shape in self.graph.shapes():
+            for shape in cast("list[Shape]", self.graph.shapes()):
                 slots = self._slots(shape)
                 if self._out[shape] < slots:
                     keys = self.graph.take(shape, slots=slots)
@@ -341,7 +342,7 @@ class Shield(FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if self._keep:
             controller = getattr(tune_controller, "_tune_controller", tune_controller)
-            cache = getattr(controller, "_actor_cache", None)  # private, so it may go away
+            cache: Any = getattr(controller, "_actor_cache", None)  # private, so it may go away
             if hasattr(cache, "increase_max"):
                 cache.increase_max(trial.placement_group_factory, self._keep)
             self._keep = 0
@@ -375,4 +376,3 @@ class Shield(FIFOScheduler):
 
     def _watches(self, trial: Any) -> bool:
         return self._scheduler is not None and trial.config["bundle"].watched
-

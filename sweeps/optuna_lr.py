@@ -20,9 +20,7 @@ sweep = Sweep(
         model=SimpleCNN(),
         epochs=12,
         batch_size=128,
-        optimizer=SAM(
-            lr=tune.loguniform(1e-3, 1.0), momentum=0.9, weight_decay=tune.loguniform(1e-5, 1e-2), rho=0.05
-        ),
+        optimizer=SAM(lr=tune.loguniform(1e-3, 1.0), momentum=0.9, weight_decay=tune.loguniform(1e-5, 1e-2), rho=0.05),
     ),
     seeds=range(3),
     probes=[Lanczos(k=1)],

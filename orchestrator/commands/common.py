@@ -16,7 +16,9 @@ def find_artifact(store: Store, prefix: str) -> tuple[str, str]:
     """
     found = store.find(prefix)
     if not found:
-        raise StoreError(f"The store {store} holds no artifact whose key begins with {prefix!r}: see `orchestrator ls`.")
+        raise StoreError(
+            f"The store {store} holds no artifact whose key begins with {prefix!r}: see `orchestrator ls`."
+        )
     if len(found) > 1:
         keys = ", ".join(f"{name} {key[:12]}" for name, key in found[:4])
         raise StoreError(f"{prefix!r} is the beginning of {len(found)} keys ({keys}, …): give more of it.")
@@ -38,7 +40,9 @@ def find_run(store: Store, sweep: str | None, run: str | None = None) -> str:
         sweep = names[0]
     name = Path(sweep).stem if sweep.endswith(".py") else sweep
     if name not in names:
-        raise StoreError(f"The store {store} holds no run of {name!r}{nearest(name, names)}; it has {', '.join(names)}.")
+        raise StoreError(
+            f"The store {store} holds no run of {name!r}{nearest(name, names)}; it has {', '.join(names)}."
+        )
     chosen = run or store.latest_run(name)
     runs = [r for r in store.names(f"runs/{name}") if r != "latest"]
     if chosen is None:

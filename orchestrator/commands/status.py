@@ -57,7 +57,9 @@ def print_status(store: Store, path: str) -> None:
     print(f"{path}: {state}")
     print(f"  started {datetime.fromtimestamp(started['time']):%Y-%m-%d %H:%M:%S} on {started['slots']} slots")
     todo = started["tasks"] - started["stored"]
-    print(f"  {counts['committed']} of {todo} tasks committed, {started['stored']} were stored, {counts['failed']} failed")
+    print(
+        f"  {counts['committed']} of {todo} tasks committed, {started['stored']} were stored, {counts['failed']} failed"
+    )
     if not ended:
         for label in _at_work(events)[:8]:
             print(f"  at work: {label}")

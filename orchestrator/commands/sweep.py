@@ -134,7 +134,9 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
     for task in failed[:10]:
         waiting = sum(t.because == task.key for t in study.tasks.values())
         blocked = f" ({waiting} tasks that need it were skipped)" if waiting else ""
-        console.print(f"failed: {task.label}: {task.error}{blocked}; logs {task.key[:12]}", markup=False, soft_wrap=True)
+        console.print(
+            f"failed: {task.label}: {task.error}{blocked}; logs {task.key[:12]}", markup=False, soft_wrap=True
+        )
     if len(failed) > 10:
         console.print(f"… and {len(failed) - 10} more failed")
     console.print(f"report: {store.shown(report)}", markup=False, soft_wrap=True)

@@ -59,7 +59,7 @@ sweep = Sweep(
 )
 '''
 
-MY_PROBES = '''\
+MY_PROBES = """\
 from dataclasses import dataclass
 
 from tasks.task import Probe
@@ -71,7 +71,7 @@ class Size(Probe):
     def run(self, ctx, trained):
         print("counting")
         return {"parameters": sum(p.numel() for p in load_trained(ctx, trained).model.parameters())}
-'''
+"""
 
 TOY = '''\
 """Toy tasks that need no torch."""
@@ -371,7 +371,7 @@ def test_interrupt_keeps_what_is_done_and_goes_on(folder):
     assert done["stored"] + done["ran"] == done["tasks"] == 32
 
 
-OPTUNA = '''\
+OPTUNA = """\
 from dataclasses import dataclass
 
 from optuna.samplers import TPESampler
@@ -397,7 +397,7 @@ sweep = Sweep(
     train=Noisy(lr=tune.uniform(0.0, 1.0)), seeds=range(2), probes=[Look()], metric="val_accuracy", mode="max",
     search=OptunaSearch(sampler=TPESampler(seed=0, n_startup_trials=4)), samples=12,
 )
-'''
+"""
 
 
 def test_optuna_sees_the_mean_over_seeds_and_its_decisions_are_kept(folder, capsys):
@@ -422,7 +422,7 @@ def test_optuna_sees_the_mean_over_seeds_and_its_decisions_are_kept(folder, caps
     assert counts(lines) == {"tasks": 56, "ran": 8, "stored": 48, "failed": 0, "skipped": 0}
 
 
-ASHA = '''\
+ASHA = """\
 import time
 from dataclasses import dataclass
 
@@ -455,7 +455,7 @@ sweep = Sweep(
     metric="score", mode="max",
     scheduler=ASHAScheduler(time_attr="epoch", max_t=9, grace_period=1, reduction_factor=3),
 )
-'''
+"""
 
 
 def test_asha_stops_trainings_and_its_decisions_are_kept(folder, capsys):
@@ -477,7 +477,7 @@ def test_asha_stops_trainings_and_its_decisions_are_kept(folder, capsys):
 
 
 def test_slot_that_no_node_has(folder, capsys):
-    code, lines, err = orchestrate(capsys, "sweep", "toy.py", "--set", 'slot={"cpu": 64}')
+    code, _, err = orchestrate(capsys, "sweep", "toy.py", "--set", 'slot={"cpu": 64}')
     assert code == 2
     assert "64 CPU" in err
     assert "no node has more than 2" in err
