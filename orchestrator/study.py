@@ -1,7 +1,7 @@
-"""What a run found: its record, and tables made of the artifacts.
+"""What a run found: its record with its artifacts behind it, and summaries over seeds.
 
 `study.json` in a run's folder holds everything that tables and reports need besides the artifacts
-themselves, so they can be made from the store alone: without the sweep file, the classes of its tasks,
+themselves, so these can be made from the store alone: without the sweep file, the classes of its tasks,
 torch or Ray.
 """
 
@@ -12,175 +12,37 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import StoreError, UserError, nearest
-from .stats import Interval, mean_interval, pair_interval
+from .errors import StoreError
+from .records import (
+    CENSORED,
+    COMMITTED,
+    DIVERGED,
+    DONE,
+    FORMAT,
+    Column,
+    Metric,
+    Outcome,
+    SettingRecord,
+    Summary,
+    TaskRecord,
+    record_of,
+)
+from .stats import mean_interval, pair_interval
 from .store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .plan import Node, Plan
-    from .sweep import Setting
+    from .plan import Plan
 
-__all__ = ["Column", "Metric", "Outcome", "SettingRecord", "Study", "Summary", "TaskRecord"]
+__all__ = ["DONE", "Column", "Metric", "Outcome", "SettingRecord", "Study", "Summary", "TaskRecord"]
 
 FILE = "study.json"
-FORMAT = 1
-
-DONE = "done"
-DIVERGED = "diverged"
-CENSORED = "censored"
-"""A result of this name that is True says that a value the task left out lies above the range it looked at."""
-
-COMMITTED = ("stored", "done")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run's tasks; given by whoever ran it.
-
-    Attributes:
-        states: by key, the value of `graph.State` ("stored", "done", "failed", "skipped"; "waiting",
-            "ready" or "running" if the run was interrupted), or "stopped" for a training that a scheduler
-            ended early. A key that is missing counts as not run.
-        errors: by key, why it failed, in one line.
-        because: by key, for skipped tasks, the key of the task that is the reason.
-        started: when the run started, in unix seconds.
-        seconds: how long it took.
-        startup: how much of that passed before the first task could start.
-        command: the command line that carries out the run again, as one would type it.
-        slots: how many tasks could run at once.
-        interrupted: the run was ended before all was done.
-    """
-
-    states: Mapping[str, str]
-    errors: Mapping[str, str] = field(default_factory=dict)
-    because: Mapping[str, str] = field(default_factory=dict)
-    started: float = 0.0
-    seconds: float = 0.0
-    startup: float = 0.0
-    command: str = ""
-    slots: int = 0
-    interrupted: bool = False
-
-
-@dataclass(frozen=True)
-class SettingRecord:
-    """A point of the parameter space.
-
-    Attributes:
-        index: position in the order of declaration.
-        label: its name in tables, unique in the study.
-        config: value by path; numbers, strings and booleans as they are, anything else as shown to people.
-        names: the short name of each path.
-    """
-
-    index: int
-    label: str
-    config: Mapping[str, Any]
-    names: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A probe (or the training) as a group of columns: one a metric.
-
-    Attributes:
-        name: what stands before the dot in "Lanczos.lambda_max"; tells probes of one class apart.
-        task: class name.
-        kind: "data", "train", "probe", "pair" or "group".
-        metrics: what each scalar result means, in words.
-        headline: the results that belong in the summary; empty means all numeric ones.
-        curves: `tasks.task.Curve`s as plain data.
-    """
-
-    name: str
-    task: str
-    kind: str
-    metrics: Mapping[str, str]
-    headline: tuple[str, ...]
-    curves: tuple[Mapping[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class TaskRecord:
-    """A task of the run.
-
-    Attributes:
-        key, name, kind, label: as in the plan.
-        column: name of its `Column`.
-        trials: (index of the setting, label of the replicate) of each trial it is about.
-        state: see `Outcome.states`; "not run" if it has none there.
-        error: why it failed.
-        because: key of the task for whose sake it was skipped.
-    """
-
-    key: str
-    name: str
-    kind: str
-    label: str
-    column: str
-    trials: tuple[tuple[int, str], ...]
-    state: str
-    error: str | None = None
-    because: str | None = None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A scalar result of the study.
-
-    Attributes:
-        column: the task's column.
-        name: the result's name.
-    """
-
-    column: Column
-    name: str
-
-    @property
-    def path(self) -> str:
-        """Its name in tables: "Lanczos.lambda_max"."""
-        return f"{self.column.name}.{self.name}"
-
-    @property
-    def words(self) -> str:
-        """What it means, for axes and captions."""
-        return self.column.metrics.get(self.name) or self.name.replace("_", " ")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A metric over the seeds (or the pairs) of a setting.
-
-    Attributes:
-        settings: index of the setting; two for pairs.
-        interval: of the values of tasks that ended well. Without a mean if values are censored: that
-            of the others would be too small.
-        missing: how many tasks gave no value, by reason ("diverged", "failed", "censored", …).
-        median: of the values, censored ones above all others; None if there is none, or if it is censored.
-        censored: how many values are only known to lie above the range that was looked at.
-    """
-
-    settings: tuple[int, ...]
-    metric: Metric
-    interval: Interval
-    missing: Mapping[str, int]
-    median: float | None = None
-    censored: int = 0
-
-    @property
-    def n_missing(self) -> int:
-        return sum(self.missing.values())
-
-    @property
-    def missing_words(self) -> str:
-        return ", ".join(f"{n} {reason}" for reason, n in self.missing.items())
 
 
 class Study:
@@ -218,40 +80,7 @@ class Study:
     @classmethod
     def from_plan(cls, plan: Plan, store: Store, outcome: Outcome) -> Study:
         """The study of a plan that was carried out (or was stored already)."""
-        sweep = plan.sweep
-        names = _column_names(plan)
-        columns: dict[str, dict[str, Any]] = {}
-        tasks = []
-        for node in plan.nodes.values():
-            column = names[_variant(node)]
-            if column not in columns:
-                columns[column] = _column(node, column)
-            tasks.append(
-                {
-                    "key": node.key,
-                    "name": node.name,
-                    "kind": node.kind,
-                    "label": node.label,
-                    "column": column,
-                    "trials": [[t.setting.index, t.replicate.label] for t in node.trials],
-                    "state": outcome.states.get(node.key, "not run"),
-                    "error": outcome.errors.get(node.key),
-                    "because": outcome.because.get(node.key),
-                }
-            )
-        record = {
-            "format": FORMAT,
-            "sweep": sweep.name,
-            "question": sweep.question,
-            "metric": sweep.metric,
-            "mode": sweep.mode,
-            "settings": _settings(plan.settings),
-            "replicates": [r.label for r in sweep.replicates],
-            "columns": list(columns.values()),
-            "tasks": tasks,
-            "run": {k: v for k, v in asdict(outcome).items() if k not in ("states", "errors", "because")},
-        }
-        return cls(store, json.loads(json.dumps(record)))
+        return cls(store, record_of(plan, outcome))
 
     def save(self, store: Store, run_path: str) -> None:
         """Write study.json into the run's folder ("runs/<sweep>/<run>")."""
@@ -388,10 +217,10 @@ class Study:
             names = [n for n in column.headline if n in own] or list(own)
             if column.kind == "train" and self.metric in own:
                 names = [self.metric, *[n for n in names if n != self.metric]]
-            found += [own[n] for n in names if self._numeric(own[n])]
+            found += [own[n] for n in names if self.is_numeric(own[n])]
         return found
 
-    def _numeric(self, metric: Metric) -> bool:
+    def is_numeric(self, metric: Metric) -> bool:
         """Whether a metric is a number; one that no task has a value of counts if a headline or censored."""
         if metric.name == DIVERGED:
             return False
@@ -476,200 +305,31 @@ class Study:
         """The training's result that the sweep names as its metric, if it has been measured."""
         return next((m for m in self.headline("train") if m.name == self.metric), None)
 
-    # Tables
-
-    def trials(self) -> pa.Table:
-        """One row a trial: setting, config.*, seed, <Task>.<metric>, status, key, notes.
-
-        The metrics are those of the training and of the probes on one trial. A diverged trial keeps its
-        row; `status` says so, and `notes` says which probes gave nothing and why.
-        """
-        probes: dict[tuple[int, str], list[TaskRecord]] = {}
-        for column in self.columns_of("probe"):
-            for task in self.of_column(column.name):
-                probes.setdefault(task.trials[0], []).append(task)
-        rows = []
-        for column in self.columns_of("train"):
-            for task in self.of_column(column.name):
-                setting, seed = task.trials[0]
-                on_it = probes.get(task.trials[0], [])
-                row = {**self._setting_cells(setting), "seed": self._seed(seed), **self._cells([task, *on_it])}
-                row |= {"status": self.statuses[task.key], "key": task.key, "notes": self._notes([task, *on_it])}
-                rows.append(row)
-        first = ["setting", *self._config_columns(), "seed"]
-        return _table(rows, [*first, *self._metric_columns("train", "probe"), "status", "key", "notes"])
-
-    def pairs(self) -> pa.Table:
-        """One row a pair of trials: setting_a, seed_a, setting_b, seed_b, <Task>.<metric>, status, notes."""
-        return self._joint_table(("pair",), ["setting_a", "seed_a", "setting_b", "seed_b"])
-
-    def groups(self) -> pa.Table:
-        """One row a setting: setting, config.*, seeds, <Task>.<metric>, status, notes."""
-        return self._joint_table(("group",), ["setting", *self._config_columns(), "seeds"])
-
-    def _joint_table(self, kinds: tuple[str, ...], first: list[str]) -> pa.Table:
-        by_trials: dict[tuple[tuple[int, str], ...], list[TaskRecord]] = {}
-        columns = self.columns_of(*kinds)
-        for column in columns:
-            for task in self.of_column(column.name):
-                by_trials.setdefault(task.trials, []).append(task)
-        rows = []
-        for trials, tasks in by_trials.items():
-            if kinds == ("pair",):
-                row: dict[str, Any] = {}
-                for side, (setting, seed) in zip("ab", trials, strict=True):
-                    row |= {f"setting_{side}": self.settings[setting].label, f"seed_{side}": self._seed(seed)}
-            else:
-                row = {**self._setting_cells(trials[0][0]), "seeds": len(trials)}
-            row |= self._cells(tasks)
-            row |= {f"{t.column}.key": t.key for t in tasks}
-            ended = {self.statuses[t.key] for t in tasks}
-            row["status"] = DONE if ended == {DONE} else ", ".join(sorted(ended - {DONE}))
-            row["notes"] = self._notes(tasks)
-            rows.append(row)
-        keys = [f"{c.name}.key" for c in columns]
-        return _table(rows, [*first, *self._metric_columns(*kinds), "status", *keys, "notes"])
-
-    def summary(self) -> pa.Table:
-        """One row a setting and metric: n, mean, sd, bounds of the 95 % interval, min, max, what is missing.
-
-        Means are over the tasks that ended well ("given survival"); `n_missing` and `missing` say how many
-        are not in them and why.
-        """
-        rows = []
-        for metric in self._all_metrics("train", "probe"):
-            for summary in self.summaries(metric):
-                rows.append({"setting": self.settings[summary.settings[0]].label, **_summary_cells(summary)})
-        return _table(rows, ["setting", *_SUMMARY_CELLS])
-
-    def pair_summary(self) -> pa.Table:
-        """One row two settings and metric of a pair probe: the same, the interval by jackknife over seeds."""
-        rows = []
-        for metric in self._all_metrics("pair"):
-            for summary in self.summaries(metric):
-                a, b = (self.settings[s].label for s in summary.settings)
-                rows.append({"setting_a": a, "setting_b": b, **_summary_cells(summary)})
-        return _table(rows, ["setting_a", "setting_b", *_SUMMARY_CELLS])
+    # Tables (see `orchestrator.tables` for what is in them)
 
     def tables(self) -> dict[str, pa.Table]:
         """All tables by name: trials, summary, and pairs, pair_summary and groups where there are any."""
-        tables = {"trials": self.trials(), "summary": self.summary()}
-        if self.columns_of("pair"):
-            tables |= {"pairs": self.pairs(), "pair_summary": self.pair_summary()}
-        if self.columns_of("group"):
-            tables["groups"] = self.groups()
-        return tables
+        from .tables import all_tables
+
+        return all_tables(self)
 
     def write_tables(self, store: Store, run_path: str) -> list[str]:
         """Write the tables as parquet into the run's folder; returns their paths in the store."""
-        import io
+        from .tables import write_tables
 
-        import pyarrow.parquet as pq
-
-        paths = []
-        for name, table in self.tables().items():
-            sink = io.BytesIO()
-            pq.write_table(table, sink)
-            paths.append(f"{run_path}/{name}.parquet")
-            store.write(paths[-1], sink.getvalue())
-        return paths
+        return write_tables(self, store, run_path)
 
     def export(self, folder: str | Path, format: str = "csv") -> list[Path]:
-        """Write the tables into a local folder as "csv" or "parquet"; returns the files.
+        """Write the tables into a local folder as "csv" or "parquet"; returns the files."""
+        from .tables import export
 
-        Raises:
-            UserError: the format is unknown, or the folder cannot be written.
-        """
-        if format not in ("csv", "parquet"):
-            raise UserError(
-                f"Tables are exported as csv or parquet, not {format!r}{nearest(format, ['csv', 'parquet'])}."
-            )
-        target = Path(folder)
-        files = []
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            for name, table in self.tables().items():
-                files.append(target / f"{name}.{format}")
-                if format == "csv":
-                    from pyarrow.csv import write_csv
-
-                    write_csv(table, files[-1])
-                else:
-                    import pyarrow.parquet as pq
-
-                    pq.write_table(table, files[-1])
-        except OSError as error:
-            raise UserError(f"The tables cannot be written to {str(folder)!r}: {error.strerror or error}.") from None
-        return files
-
-    def _all_metrics(self, *kinds: str) -> list[Metric]:
-        found = [m for c in self.columns_of(*kinds) for m in self.metrics_of(c)]
-        return [m for m in found if self._numeric(m)]
-
-    def _metric_columns(self, *kinds: str) -> list[str]:
-        return [m.path for c in self.columns_of(*kinds) for m in self.metrics_of(c)]
-
-    def _config_columns(self) -> list[str]:
-        return list(dict.fromkeys(f"config.{path}" for s in self.settings for path in s.config))
-
-    def _setting_cells(self, index: int) -> dict[str, Any]:
-        setting = self.settings[index]
-        return {"setting": setting.label, **{f"config.{path}": v for path, v in setting.config.items()}}
-
-    def _seed(self, label: str) -> int | str:
-        return int(label) if all(r.isdecimal() for r in self.replicates) else label
-
-    def _cells(self, tasks: Iterable[TaskRecord]) -> dict[str, Any]:
-        return {f"{t.column}.{name}": v for t in tasks for name, v in self.results(t.key).items()}
-
-    def _notes(self, tasks: Iterable[TaskRecord]) -> str:
-        not_done = [t for t in tasks if self.statuses[t.key] != DONE]
-        return "; ".join(f"{t.column} {self.statuses[t.key]}: {self.reason(t.key)}" for t in not_done)
+        return export(self, folder, format)
 
     # Words
 
     def counts(self) -> dict[str, int]:
         """How many tasks ended how: "done", "diverged", "failed", "skipped", "stopped", "not run"."""
         return dict(Counter(self.statuses.values()))
-
-
-_SUMMARY_CELLS = (
-    "metric", "n", "n_seeds", "mean", "sd", "low", "high", "median", "min", "max", "method", "note", "n_missing",
-    "missing",
-)  # fmt: skip
-
-
-def _summary_cells(summary: Summary) -> dict[str, Any]:
-    i = summary.interval
-    cells = (
-        summary.metric.path, i.n, i.units, i.mean, i.sd, i.low, i.high, summary.median, i.min, i.max, i.method, i.note,
-        summary.n_missing, summary.missing_words,
-    )  # fmt: skip
-    return dict(zip(_SUMMARY_CELLS, cells, strict=True))
-
-
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Table:
-    """Rows as a table with these columns, each of the one type that holds all its values."""
-    import pyarrow as pa
-
-    data = {}
-    for name in dict.fromkeys(columns):
-        values = [row.get(name) for row in rows]
-        kinds = {type(v) for v in values if v is not None}
-        if not kinds:
-            data[name] = pa.array(values, pa.string() if name in _TEXTS else pa.float64())
-        elif kinds == {bool}:
-            data[name] = pa.array(values, pa.bool_())
-        elif kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
-            data[name] = pa.array(values, pa.int64())
-        elif kinds <= {int, float}:
-            data[name] = pa.array([None if v is None else float(v) for v in values], pa.float64())
-        else:
-            data[name] = pa.array([None if v is None else str(v) for v in values], pa.string())
-    return pa.table(data)
-
-
-_TEXTS = {"setting", "setting_a", "setting_b", "status", "key", "notes", "metric", "method", "note", "missing"}
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -685,66 +345,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _settings(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    from .sweep import short_name, show
-
-    labels = Counter(s.label for s in settings)
-    found = []
-    for s in settings:
-        config = {p: v if v is None or isinstance(v, (bool, int, float, str)) else show(v) for p, v in s.config.items()}
-        names = {path: short_name(path, s.config) for path in s.config}
-        label = s.label if labels[s.label] == 1 else f"{s.label} (#{s.index})"
-        found.append({"index": s.index, "label": label, "config": config, "names": names})
-    return found
-
-
-def _variant(node: Node) -> tuple[str, str, str]:
-    """What distinguishes a column: class and parameters; of trainings and data the class alone."""
-    from .keys import class_path
-    from .sweep import show
-
-    task = node.task
-    return (node.kind, class_path(type(task)), "" if node.kind in ("train", "data") else show(task))
-
-
-def _column_names(plan: Plan) -> dict[tuple[str, str, str], str]:
-    """The name of each variant: the class alone if that is enough, else with the fields that are not defaults."""
-    classes: dict[tuple[str, str, str], str] = {}
-    for node in plan.nodes.values():
-        classes.setdefault(_variant(node), node.name)
-    by_name: dict[str, list[tuple[str, str, str]]] = {}
-    for variant, name in classes.items():
-        by_name.setdefault(name, []).append(variant)
-    names: dict[tuple[str, str, str], str] = {}
-    for name, variants in by_name.items():
-        for variant in variants:
-            chosen = name if len(variants) == 1 else variant[2] or name
-            taken = set(names.values())
-            number = 2
-            unique = chosen
-            while unique in taken:
-                unique = f"{chosen}#{number}"
-                number += 1
-            names[variant] = unique
-    return names
-
-
-def _column(node: Node, name: str) -> dict[str, Any]:
-    task = type(node.task)
-    return {
-        "name": name,
-        "task": node.name,
-        "kind": node.kind,
-        "metrics": dict(task.metrics),
-        "headline": list(task.headline),
-        "curves": [asdict(c) for c in task.curves],
-    }
+def code_files() -> list[Path]:
+    """The modules and templates that make tables and reports of a study."""
+    here = Path(__file__).parent
+    modules = [here / f"{name}.py" for name in ("records", "stats", "study", "tables")]
+    return sorted([*modules, *(p for p in (here / "report").rglob("*") if p.suffix in (".py", ".html"))])
 
 
 def _code_version() -> str:
-    """Hash of the code that makes tables and reports of a study."""
-    here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([here / "study.py", here / "stats.py", *(here / "report").glob("*.*")]):
+    for path in code_files():
         digest.update(path.read_bytes())
     return digest.hexdigest()

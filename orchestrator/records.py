@@ -1,0 +1,264 @@
+"""What a run's record says: settings, columns, tasks and how they ended.
+
+It is written while the sweep's classes are at hand and read without them, so everything here is plain data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .stats import Interval
+
+if TYPE_CHECKING:
+    from .plan import Node, Plan
+    from .sweep import Setting
+
+FORMAT = 1
+
+DONE = "done"
+DIVERGED = "diverged"
+CENSORED = "censored"
+"""A result of this name that is True says that a value the task left out lies above the range it looked at."""
+
+COMMITTED = ("stored", "done")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run's tasks; given by whoever ran it.
+
+    Attributes:
+        states: by key, the value of `graph.State` ("stored", "done", "failed", "skipped"; "waiting",
+            "ready" or "running" if the run was interrupted), or "stopped" for a training that a scheduler
+            ended early. A key that is missing counts as not run.
+        errors: by key, why it failed, in one line.
+        because: by key, for skipped tasks, the key of the task that is the reason.
+        started: when the run started, in unix seconds.
+        seconds: how long it took.
+        startup: how much of that passed before the first task could start.
+        command: the command line that carries out the run again, as one would type it.
+        slots: how many tasks could run at once.
+        interrupted: the run was ended before all was done.
+    """
+
+    states: Mapping[str, str]
+    errors: Mapping[str, str] = field(default_factory=dict)
+    because: Mapping[str, str] = field(default_factory=dict)
+    started: float = 0.0
+    seconds: float = 0.0
+    startup: float = 0.0
+    command: str = ""
+    slots: int = 0
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class SettingRecord:
+    """A point of the parameter space.
+
+    Attributes:
+        index: position in the order of declaration.
+        label: its name in tables, unique in the study.
+        config: value by path; numbers, strings and booleans as they are, anything else as shown to people.
+        names: the short name of each path.
+    """
+
+    index: int
+    label: str
+    config: Mapping[str, Any]
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A probe (or the training) as a group of columns: one a metric.
+
+    Attributes:
+        name: what stands before the dot in "Lanczos.lambda_max"; tells probes of one class apart.
+        task: class name.
+        kind: "data", "train", "probe", "pair" or "group".
+        metrics: what each scalar result means, in words.
+        headline: the results that belong in the summary; empty means all numeric ones.
+        curves: `tasks.task.Curve`s as plain data.
+    """
+
+    name: str
+    task: str
+    kind: str
+    metrics: Mapping[str, str]
+    headline: tuple[str, ...]
+    curves: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """A task of the run.
+
+    Attributes:
+        key, name, kind, label: as in the plan.
+        column: name of its `Column`.
+        trials: (index of the setting, label of the replicate) of each trial it is about.
+        state: see `Outcome.states`; "not run" if it has none there.
+        error: why it failed.
+        because: key of the task for whose sake it was skipped.
+    """
+
+    key: str
+    name: str
+    kind: str
+    label: str
+    column: str
+    trials: tuple[tuple[int, str], ...]
+    state: str
+    error: str | None = None
+    because: str | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A scalar result of the study.
+
+    Attributes:
+        column: the task's column.
+        name: the result's name.
+    """
+
+    column: Column
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Its name in tables: "Lanczos.lambda_max"."""
+        return f"{self.column.name}.{self.name}"
+
+    @property
+    def words(self) -> str:
+        """What it means, for axes and captions."""
+        return self.column.metrics.get(self.name) or self.name.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric over the seeds (or the pairs) of a setting.
+
+    Attributes:
+        settings: index of the setting; two for pairs.
+        interval: of the values of tasks that ended well. Without a mean if values are censored: that
+            of the others would be too small.
+        missing: how many tasks gave no value, by reason ("diverged", "failed", "censored", …).
+        median: of the values, censored ones above all others; None if there is none, or if it is censored.
+        censored: how many values are only known to lie above the range that was looked at.
+    """
+
+    settings: tuple[int, ...]
+    metric: Metric
+    interval: Interval
+    missing: Mapping[str, int]
+    median: float | None = None
+    censored: int = 0
+
+    @property
+    def n_missing(self) -> int:
+        return sum(self.missing.values())
+
+    @property
+    def missing_words(self) -> str:
+        return ", ".join(f"{n} {reason}" for reason, n in self.missing.items())
+
+
+def record_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    """What study.json says of a plan and of what became of it, as plain data."""
+    sweep = plan.sweep
+    names = _column_names(plan)
+    columns: dict[str, dict[str, Any]] = {}
+    tasks = []
+    for node in plan.nodes.values():
+        column = names[_variant(node)]
+        if column not in columns:
+            columns[column] = _column(node, column)
+        tasks.append(
+            {
+                "key": node.key,
+                "name": node.name,
+                "kind": node.kind,
+                "label": node.label,
+                "column": column,
+                "trials": [[t.setting.index, t.replicate.label] for t in node.trials],
+                "state": outcome.states.get(node.key, "not run"),
+                "error": outcome.errors.get(node.key),
+                "because": outcome.because.get(node.key),
+            }
+        )
+    record = {
+        "format": FORMAT,
+        "sweep": sweep.name,
+        "question": sweep.question,
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        "settings": _settings(plan.settings),
+        "replicates": [r.label for r in sweep.replicates],
+        "columns": list(columns.values()),
+        "tasks": tasks,
+        "run": {k: v for k, v in asdict(outcome).items() if k not in ("states", "errors", "because")},
+    }
+    return dict(json.loads(json.dumps(record)))
+
+
+def _settings(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    from .sweep import short_name, show
+
+    labels = Counter(s.label for s in settings)
+    found = []
+    for s in settings:
+        config = {p: v if v is None or isinstance(v, (bool, int, float, str)) else show(v) for p, v in s.config.items()}
+        names = {path: short_name(path, s.config) for path in s.config}
+        label = s.label if labels[s.label] == 1 else f"{s.label} (#{s.index})"
+        found.append({"index": s.index, "label": label, "config": config, "names": names})
+    return found
+
+
+def _variant(node: Node) -> tuple[str, str, str]:
+    """What distinguishes a column: class and parameters; of trainings and data the class alone."""
+    from .keys import class_path
+    from .sweep import show
+
+    task = node.task
+    return (node.kind, class_path(type(task)), "" if node.kind in ("train", "data") else show(task))
+
+
+def _column_names(plan: Plan) -> dict[tuple[str, str, str], str]:
+    """The name of each variant: the class alone if that is enough, else with the fields that are not defaults."""
+    classes: dict[tuple[str, str, str], str] = {}
+    for node in plan.nodes.values():
+        classes.setdefault(_variant(node), node.name)
+    by_name: dict[str, list[tuple[str, str, str]]] = {}
+    for variant, name in classes.items():
+        by_name.setdefault(name, []).append(variant)
+    names: dict[tuple[str, str, str], str] = {}
+    for name, variants in by_name.items():
+        for variant in variants:
+            chosen = name if len(variants) == 1 else variant[2] or name
+            taken = set(names.values())
+            number = 2
+            unique = chosen
+            while unique in taken:
+                unique = f"{chosen}#{number}"
+                number += 1
+            names[variant] = unique
+    return names
+
+
+def _column(node: Node, name: str) -> dict[str, Any]:
+    task = type(node.task)
+    return {
+        "name": name,
+        "task": node.name,
+        "kind": node.kind,
+        "metrics": dict(task.metrics),
+        "headline": list(task.headline),
+        "curves": [asdict(c) for c in task.curves],
+    }

@@ -1,0 +1,38 @@
+"""Which pictures a study makes, each with the sentences that say what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...study import Study
+from .. import style
+from .canvas import Picture
+from .curves import curve_picture
+from .matrix import matrix_pictures
+from .metrics import metric_pictures
+from .run import outcome_picture, timeline_picture
+
+__all__ = ["Picture", "pictures"]
+
+
+def pictures(study: Study) -> list[Picture]:
+    """Every picture of the study, in the order of the report."""
+    from matplotlib import rc_context
+
+    with rc_context(style.SETTINGS):  # type: ignore[arg-type]
+        return list(_pictures(study))
+
+
+def _pictures(study: Study) -> Iterator[Picture]:
+    for column in study.columns_of("train", "probe", "pair", "group"):
+        yield from metric_pictures(study, column)
+        for i, curve in enumerate(column.curves):
+            picture = curve_picture(study, column, curve, i)
+            if picture is not None:
+                yield picture
+        if column.kind == "pair":
+            yield from matrix_pictures(study, column)
+    for make in (outcome_picture, timeline_picture):
+        picture = make(study)
+        if picture is not None:
+            yield picture

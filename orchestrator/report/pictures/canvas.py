@@ -1,0 +1,129 @@
+"""What all pictures share: figures, panels, legends, words for axes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...study import Column, Metric, Study, Summary
+from .. import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_PANELS = 6
+MAX_CELLS = 16
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture.
+
+    Attributes:
+        name: file name without its ending.
+        title, caption: words for people; the caption says what is shown and what is left out.
+        kind: "train", "probe", "pair", "group" or "run".
+        column: of the study, or empty.
+        png: the image.
+    """
+
+    name: str
+    title: str
+    caption: str
+    kind: str
+    column: str
+    png: bytes
+
+
+def left_out(study: Study, metrics: Sequence[Metric]) -> str:
+    """A sentence on values that are missing from a picture of these metrics."""
+    parts = []
+    for metric in metrics:
+        missing: dict[str, int] = {}
+        total = 0
+        summary: Summary
+        for summary in study.summaries(metric):
+            total += summary.interval.n + summary.n_missing
+            for reason, n in summary.missing.items():
+                missing[reason] = missing.get(reason, 0) + n
+        if missing:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in missing.items())
+            parts.append((f"{sum(missing.values())} of {total} values ({reasons})", metric.name))
+    if not parts:
+        return ""
+    texts = dict.fromkeys(text for text, _ in parts)
+    if len(texts) == 1 and len(parts) == len(metrics):
+        return f" Left out: {next(iter(texts))}."
+    return " Left out: " + "; ".join(f"{name}: {text}" for text, name in parts) + "."
+
+
+def titled(study: Study, column: Column, curve: Any) -> str:
+    """The curve's title, with the column's name where several columns of a class have it."""
+    several = sum(c.task == column.task for c in study.columns.values()) > 1
+    return f"{curve['title']} ({column.name})" if several else str(curve["title"])
+
+
+def brief(metric: Metric) -> str:
+    """The metric in words for an axis: without what stands in brackets or after a comma, if it is long."""
+    text = metric.words
+    if len(text) > 34:
+        text = re.sub(r"\s*\([^)]*\)", "", text)
+    return text.partition(",")[0] if len(text) > 50 else text
+
+
+def said(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-").replace("--", "-")
+
+
+def spread(items: Sequence[Any], limit: int) -> list[Any]:
+    """At most `limit` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def shape(n: int, widest: int) -> tuple[int, int]:
+    """Rows and columns for n panels."""
+    columns_ = min(n, widest)
+    if n == 4 and widest == 3:
+        columns_ = 2
+    return math.ceil(n / columns_), columns_
+
+
+def panels(rows: int, columns_: int, *, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as a page with panels in rows; `height` of each in inches."""
+    from matplotlib.figure import Figure
+
+    width = style.WIDTH if columns_ > 1 else style.WIDTH * 0.8
+    fig = Figure(figsize=(width, rows * height + 0.35), dpi=style.DPI, layout="constrained")
+    axes = fig.subplots(rows, columns_, squeeze=False, sharex=share, sharey=share)
+    return fig, list(axes.flat)
+
+
+def legend(fig: Figure, handles: Sequence[Any], labels: Sequence[str], ncols: int) -> None:
+    """A legend below the panels, read row by row, in as many columns as fit."""
+    widest = 0.5 + 0.064 * max(map(len, labels))  # inches
+    n, ncols = len(labels), max(min(len(labels), ncols, int((fig.get_figwidth() - 0.2) / widest)), 1)
+    order = [i for column in range(ncols) for i in range(column, n, ncols)]
+    fig.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=ncols)
+
+
+def png(fig: Figure, title: str) -> bytes:
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    width = 96 if fig.get_figwidth() >= style.WIDTH else 76
+    fig.suptitle(style.wrapped(title, width), x=0.012, ha="left", fontsize=10, fontweight="bold")
+    buffer = io.BytesIO()
+    # `savefig` would draw twice, once for the layout; here the layout happens while drawing.
+    FigureCanvasAgg(fig).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()

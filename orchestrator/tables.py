@@ -1,0 +1,219 @@
+"""Tables of a study: a row a trial, a pair or a setting, and summaries over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError, nearest
+from .records import DONE, Metric, Summary, TaskRecord
+from .store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .study import Study
+
+__all__ = ["all_tables", "export", "groups", "pair_summary", "pairs", "summary", "trials", "write_tables"]
+
+
+def trials(study: Study) -> pa.Table:
+    """One row a trial: setting, config.*, seed, <Task>.<metric>, status, key, notes.
+
+    The metrics are those of the training and of the probes on one trial. A diverged trial keeps its
+    row; `status` says so, and `notes` says which probes gave nothing and why.
+    """
+    probes: dict[tuple[int, str], list[TaskRecord]] = {}
+    for column in study.columns_of("probe"):
+        for task in study.of_column(column.name):
+            probes.setdefault(task.trials[0], []).append(task)
+    rows = []
+    for column in study.columns_of("train"):
+        for task in study.of_column(column.name):
+            setting, seed = task.trials[0]
+            on_it = probes.get(task.trials[0], [])
+            row = {**_setting_cells(study, setting), "seed": _seed(study, seed), **_cells(study, [task, *on_it])}
+            row |= {"status": study.statuses[task.key], "key": task.key, "notes": _notes(study, [task, *on_it])}
+            rows.append(row)
+    first = ["setting", *_config_columns(study), "seed"]
+    return _table(rows, [*first, *_metric_columns(study, "train", "probe"), "status", "key", "notes"])
+
+
+def pairs(study: Study) -> pa.Table:
+    """One row a pair of trials: setting_a, seed_a, setting_b, seed_b, <Task>.<metric>, status, notes."""
+    return _joint_table(study, ("pair",), ["setting_a", "seed_a", "setting_b", "seed_b"])
+
+
+def groups(study: Study) -> pa.Table:
+    """One row a setting: setting, config.*, seeds, <Task>.<metric>, status, notes."""
+    return _joint_table(study, ("group",), ["setting", *_config_columns(study), "seeds"])
+
+
+def _joint_table(study: Study, kinds: tuple[str, ...], first: list[str]) -> pa.Table:
+    by_trials: dict[tuple[tuple[int, str], ...], list[TaskRecord]] = {}
+    columns = study.columns_of(*kinds)
+    for column in columns:
+        for task in study.of_column(column.name):
+            by_trials.setdefault(task.trials, []).append(task)
+    rows = []
+    for about, tasks in by_trials.items():
+        if kinds == ("pair",):
+            row: dict[str, Any] = {}
+            for side, (setting, seed) in zip("ab", about, strict=True):
+                row |= {f"setting_{side}": study.settings[setting].label, f"seed_{side}": _seed(study, seed)}
+        else:
+            row = {**_setting_cells(study, about[0][0]), "seeds": len(about)}
+        row |= _cells(study, tasks)
+        row |= {f"{t.column}.key": t.key for t in tasks}
+        ended = {study.statuses[t.key] for t in tasks}
+        row["status"] = DONE if ended == {DONE} else ", ".join(sorted(ended - {DONE}))
+        row["notes"] = _notes(study, tasks)
+        rows.append(row)
+    keys = [f"{c.name}.key" for c in columns]
+    return _table(rows, [*first, *_metric_columns(study, *kinds), "status", *keys, "notes"])
+
+
+def summary(study: Study) -> pa.Table:
+    """One row a setting and metric: n, mean, sd, bounds of the 95 % interval, min, max, what is missing.
+
+    Means are over the tasks that ended well ("given survival"); `n_missing` and `missing` say how many
+    are not in them and why.
+    """
+    rows = []
+    for metric in _all_metrics(study, "train", "probe"):
+        for s in study.summaries(metric):
+            rows.append({"setting": study.settings[s.settings[0]].label, **_summary_cells(s)})
+    return _table(rows, ["setting", *_SUMMARY_CELLS])
+
+
+def pair_summary(study: Study) -> pa.Table:
+    """One row two settings and metric of a pair probe: the same, the interval by jackknife over seeds."""
+    rows = []
+    for metric in _all_metrics(study, "pair"):
+        for s in study.summaries(metric):
+            a, b = (study.settings[i].label for i in s.settings)
+            rows.append({"setting_a": a, "setting_b": b, **_summary_cells(s)})
+    return _table(rows, ["setting_a", "setting_b", *_SUMMARY_CELLS])
+
+
+def all_tables(study: Study) -> dict[str, pa.Table]:
+    """All tables by name: trials, summary, and pairs, pair_summary and groups where there are any."""
+    found = {"trials": trials(study), "summary": summary(study)}
+    if study.columns_of("pair"):
+        found |= {"pairs": pairs(study), "pair_summary": pair_summary(study)}
+    if study.columns_of("group"):
+        found["groups"] = groups(study)
+    return found
+
+
+def write_tables(study: Study, store: Store, run_path: str) -> list[str]:
+    """Write the tables as parquet into the run's folder; returns their paths in the store."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    paths = []
+    for name, table in all_tables(study).items():
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        paths.append(f"{run_path}/{name}.parquet")
+        store.write(paths[-1], sink.getvalue())
+    return paths
+
+
+def export(study: Study, folder: str | Path, format: str = "csv") -> list[Path]:
+    """Write the tables into a local folder as "csv" or "parquet"; returns the files.
+
+    Raises:
+        UserError: the format is unknown, or the folder cannot be written.
+    """
+    if format not in ("csv", "parquet"):
+        raise UserError(f"Tables are exported as csv or parquet, not {format!r}{nearest(format, ['csv', 'parquet'])}.")
+    target = Path(folder)
+    files = []
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name, table in all_tables(study).items():
+            files.append(target / f"{name}.{format}")
+            if format == "csv":
+                from pyarrow.csv import write_csv
+
+                write_csv(table, files[-1])
+            else:
+                import pyarrow.parquet as pq
+
+                pq.write_table(table, files[-1])
+    except OSError as error:
+        raise UserError(f"The tables cannot be written to {str(folder)!r}: {error.strerror or error}.") from None
+    return files
+
+
+def _all_metrics(study: Study, *kinds: str) -> list[Metric]:
+    found = [m for c in study.columns_of(*kinds) for m in study.metrics_of(c)]
+    return [m for m in found if study.is_numeric(m)]
+
+
+def _metric_columns(study: Study, *kinds: str) -> list[str]:
+    return [m.path for c in study.columns_of(*kinds) for m in study.metrics_of(c)]
+
+
+def _config_columns(study: Study) -> list[str]:
+    return list(dict.fromkeys(f"config.{path}" for s in study.settings for path in s.config))
+
+
+def _setting_cells(study: Study, index: int) -> dict[str, Any]:
+    setting = study.settings[index]
+    return {"setting": setting.label, **{f"config.{path}": v for path, v in setting.config.items()}}
+
+
+def _seed(study: Study, label: str) -> int | str:
+    return int(label) if all(r.isdecimal() for r in study.replicates) else label
+
+
+def _cells(study: Study, tasks: Iterable[TaskRecord]) -> dict[str, Any]:
+    return {f"{t.column}.{name}": v for t in tasks for name, v in study.results(t.key).items()}
+
+
+def _notes(study: Study, tasks: Iterable[TaskRecord]) -> str:
+    not_done = [t for t in tasks if study.statuses[t.key] != DONE]
+    return "; ".join(f"{t.column} {study.statuses[t.key]}: {study.reason(t.key)}" for t in not_done)
+
+
+_SUMMARY_CELLS = (
+    "metric", "n", "n_seeds", "mean", "sd", "low", "high", "median", "min", "max", "method", "note", "n_missing",
+    "missing",
+)  # fmt: skip
+
+
+def _summary_cells(summary: Summary) -> dict[str, Any]:
+    i = summary.interval
+    cells = (
+        summary.metric.path, i.n, i.units, i.mean, i.sd, i.low, i.high, summary.median, i.min, i.max, i.method, i.note,
+        summary.n_missing, summary.missing_words,
+    )  # fmt: skip
+    return dict(zip(_SUMMARY_CELLS, cells, strict=True))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Table:
+    """Rows as a table with these columns, each of the one type that holds all its values."""
+    import pyarrow as pa
+
+    data = {}
+    for name in dict.fromkeys(columns):
+        values = [row.get(name) for row in rows]
+        kinds = {type(v) for v in values if v is not None}
+        if not kinds:
+            data[name] = pa.array(values, pa.string() if name in _TEXTS else pa.float64())
+        elif kinds == {bool}:
+            data[name] = pa.array(values, pa.bool_())
+        elif kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
+            data[name] = pa.array(values, pa.int64())
+        elif kinds <= {int, float}:
+            data[name] = pa.array([None if v is None else float(v) for v in values], pa.float64())
+        else:
+            data[name] = pa.array([None if v is None else str(v) for v in values], pa.string())
+    return pa.table(data)
+
+
+_TEXTS = {"setting", "setting_a", "setting_b", "status", "key", "notes", "metric", "method", "note", "missing"}
