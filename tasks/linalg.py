@@ -133,9 +133,10 @@ def lanczos(
             # A margin, so that a residual computed afresh still passes.
             settled = m >= wanted and bool((residuals[ends] <= 0.9 * tol * scale).all())
             if settled and check <= 0:
-                if check == 0 or verify == 0 or pending > 5 or m + pending >= size or products >= max_products:
+                if check == 0 or verify == 0 or pending > 5 or m >= size or products >= max_products:
                     break
-                check, start_chain = verify, True
+                if m + pending < size:  # else what is pending completes the basis and shows all that is left
+                    check, start_chain = verify, True
             elif check == 0:
                 check = -1  # the second chain found something
             if products >= max_products and m >= wanted:
