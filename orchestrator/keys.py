@@ -47,17 +47,17 @@ def canonical(value: Any) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             return {"float": repr(value)}
-        return value
+        return value + 0.0  # -0.0 is 0.0
     if isinstance(value, (tuple, list)):
         return [canonical(v) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        return {k: canonical(v) for k, v in value.items()}
     if isinstance(value, Spec):
         fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": class_path(type(value)), **fields}
     raise InvalidValue(
         f"A field holds {value!r} of type {type(value).__name__}, which has no stable content: "
-        "use numbers, strings, tuples, mappings or Specs."
+        "use numbers, strings, tuples, mappings with string keys, or Specs."
     )
 
 
@@ -113,11 +113,20 @@ class Fingerprints:
         self._tasks: dict[tuple[type, ...], dict[str, str]] = {}
 
     def of(self, task: Task) -> dict[str, str]:
-        """Digest by module name, for every module that makes up the task's code."""
+        """Digest by module name, for every module that makes up the task's code.
+
+        Raises:
+            InvalidValue: a class is defined inside a function.
+        """
         classes = tuple(dict.fromkeys(_classes(task)))
         if classes not in self._tasks:
             code: dict[str, str] = {}
             for cls in classes:
+                if "<locals>" in cls.__qualname__:
+                    raise InvalidValue(
+                        f"{cls.__name__} is defined inside a function, so its code may depend on values that no key "
+                        "can hold: define it at the top of a module, and make such values its fields."
+                    )
                 code |= self._closure(cls.__module__, cls.__qualname__.split(".")[0])
             self._tasks[classes] = dict(sorted(code.items()))
         return self._tasks[classes]
@@ -221,7 +230,7 @@ def _parse(path: Path) -> ast.Module:
 
 @cache
 def _parse_once(path: Path, modified: int, size: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(path.read_bytes())  # bytes: the file may declare an encoding
 
 
 def _dump(node: Any) -> str:
@@ -335,7 +344,7 @@ def _slice(tree: ast.Module, name: str) -> list[ast.stmt]:
 
 
 def _defined(statement: ast.stmt) -> Iterator[str]:
-    """The names that a statement of a module binds, in its branches too; "*" for a star import."""
+    """The names that a statement of a module binds or alters, in its branches too; "*" for a star import."""
     todo: list[ast.AST] = [statement]
     while todo:
         node = todo.pop()
@@ -347,7 +356,23 @@ def _defined(statement: ast.stmt) -> Iterator[str]:
         else:
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 yield node.id
+            yield from _altered(node)
             todo += ast.iter_child_nodes(node)
+
+
+def _altered(node: ast.AST) -> Iterator[str]:
+    """The names whose objects a part of a statement may alter: `x[…] = …`, `x.a = …`, `x.update(…)`, `register(x)`."""
+    if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, (ast.Store, ast.Del)):
+        changed: list[ast.expr] = [node]
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        changed = [node.value.func, *node.value.args, *[k.value for k in node.value.keywords]]
+    else:
+        return
+    for expression in changed:
+        while isinstance(expression, (ast.Attribute, ast.Subscript)):
+            expression = expression.value
+        if isinstance(expression, ast.Name):
+            yield expression.id
 
 
 def _only_alias(statement: ast.Import | ast.ImportFrom, name: str) -> ast.stmt:

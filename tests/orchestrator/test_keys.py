@@ -84,6 +84,7 @@ def test_inputs_seeds_and_their_order_count() -> None:
 
 def test_equal_meaning_has_equal_keys() -> None:
     assert key(Job(rate=1)) == key(Job(rate=1.0))  # type: ignore[arg-type]
+    assert key(Job(rate=0.0)) == key(Job(rate=-0.0))
     assert key(Job(steps=3.0)) == key(Job(steps=3))  # type: ignore[arg-type]
     assert key(Job(sizes=[1, 2])) == key(Job(sizes=range(1, 3)))  # type: ignore[arg-type]
     assert key(Job(extra={"a": 1, "b": 2})) == key(Job(extra={"b": 2, "a": 1}))
@@ -103,10 +104,21 @@ def test_the_canonical_form_is_json_and_stable(value: Any) -> None:
     assert canonical(json.loads(json.dumps(form))) == form
 
 
-@pytest.mark.parametrize("value", [print, object(), {1, 2}, b"bytes", 1j])
+@pytest.mark.parametrize("value", [print, object(), {1, 2}, b"bytes", 1j, {1: 2}])
 def test_what_has_no_stable_meaning_is_refused(value: Any) -> None:
     with pytest.raises(InvalidValue, match="no stable content"):
         canonical(value)
+
+
+def test_a_class_made_inside_a_function_is_refused() -> None:
+    """Two such classes may differ in values that only their functions hold."""
+
+    @dataclass(frozen=True)
+    class Local(Task):
+        pass
+
+    with pytest.raises(InvalidValue, match="Local is defined inside a function"):
+        Fingerprints().of(Local())
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
@@ -273,6 +285,19 @@ def test_a_star_import_counts(study_keys) -> None:
     before = study_keys(files)
     after = study_keys({**files, "helpers.py": FILES["helpers.py"].replace("'!'", "'?'")})
     assert after["Norm"] != before["Norm"]
+
+
+@pytest.mark.parametrize(
+    "statement", ["LIMITS['x'] = {}", "LIMITS.update(x={})", "for n in 'x':\n    LIMITS[n] = {}", "fill(LIMITS, {})"]
+)
+def test_what_alters_a_constant_counts(study_keys, statement: str) -> None:
+    def text(value: int) -> dict[str, str]:
+        constants = f"LIMITS = {{}}\ndef fill(into, n):\n    into['x'] = n\n\n\n{statement.format(value)}\n"
+        return edited("study.py", "FACTOR = 2", f"{constants}FACTOR = len(LIMITS)")
+
+    before, after = study_keys(text(1)), study_keys(text(2))
+    assert after["Norm"] != before["Norm"]
+    assert after["Fit"] == before["Fit"]
 
 
 def test_a_definition_under_a_condition_counts(study_keys) -> None:
