@@ -190,8 +190,14 @@ class Sweep:
                         f"Sweep: {type(self.train).__name__} has no stream of randomness named {stream!r}"
                         f"{nearest(stream, self.train.streams)}; it has {', '.join(self.train.streams) or 'none'}."
                     )
-        labels = [r.label for r in _replicates(seeds, self.train.streams)]
-        if len(set(labels)) < len(labels):
+        if len(seeds) > 1 and not self.train.streams:
+            name = type(self.train).__name__
+            raise InvalidValue(
+                f"Sweep: {name} names no streams of randomness, so {len(seeds)} seeds would all give the same "
+                f'training: add streams = ("init",) to the class and draw from ctx.rng("init").'
+            )
+        distinct = {tuple(r.seeds.items()) for r in _replicates(seeds, self.train.streams)}
+        if len(distinct) < len(seeds):
             raise InvalidValue(f"Sweep: seeds holds the same seed twice: {seeds!r}.")
         return seeds
 
@@ -226,8 +232,11 @@ class Sweep:
             for _ in range(self.samples):
                 for _, config in generate_variants(dict(space), random_state=state):
                     configs.append(dict(config))
-        unique = {repr(canonical(c)): c for c in configs}
-        return [self.setting(i, config) for i, config in enumerate(unique.values())]
+        found: dict[str, Setting] = {}
+        for config in configs:
+            setting = self.setting(len(found), config)
+            found.setdefault(identity(setting.train), setting)
+        return list(found.values())
 
     def setting(self, index: int, config: Mapping[str, Any]) -> Setting:
         """The setting with these values for the search spaces."""
@@ -280,6 +289,11 @@ _MISSING = re.compile(r"(\w+)\.__init__\(\) missing .*: (.*)")
 _NO_SUCH_NAME = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
 
 
+def identity(train: Task) -> str:
+    """Equal for equal trainings, however their values were written (0 and 0.0)."""
+    return repr(canonical(train))
+
+
 def _home(item: Any) -> str:
     for name, kind in (("probes", Probe), ("pairs", PairProbe), ("groups", GroupProbe)):
         if isinstance(item, kind):
@@ -296,6 +310,8 @@ def _replicates(seeds: Sequence[int | Seeds], streams: Sequence[str]) -> tuple[R
             found.append(Replicate(label, {s: seed.get(s, rest) for s in streams}))
         else:
             found.append(Replicate(str(seed), dict.fromkeys(streams, seed)))
+    if len({r.label for r in found}) < len(found):  # they differ in what "*" stands for: name every stream
+        found = [Replicate(",".join(f"{k}={v}" for k, v in r.seeds.items()), r.seeds) for r in found]
     return tuple(found)
 
 

@@ -289,7 +289,10 @@ class Couple(GroupProbe):
         ({"probes": [Greedy()]}, r"Greedy.run must take 1 inputs? after the context: run\(self, ctx, trained\)"),
         ({"pairs": [Lonely()]}, r"Lonely.run must take 2 inputs after the context: run\(self, ctx, a, b\)"),
         ({"groups": [Couple()]}, r"Couple.run must take 3 inputs after the context: run\(self, ctx, \*trained\)"),
-        ({"train": Forgetful()}, r"Forgetful.run must take 1 inputs? after the context: run\(self, ctx, dataset\)"),
+        (
+            {"train": Forgetful(), "seeds": [0]},
+            r"Forgetful.run must take 1 inputs? after the context: run\(self, ctx, dataset\)",
+        ),
     ],
 )
 def test_a_run_that_does_not_take_its_inputs(changes: dict[str, Any], words: str) -> None:

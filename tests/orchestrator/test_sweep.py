@@ -42,6 +42,9 @@ def sentence(error: pytest.ExceptionInfo[UserError]) -> str:
         ({"seeds": [True]}, "a seed must be a non-negative integer"),
         ({"seeds": [0.5]}, "a seed must be a non-negative integer"),
         ({"seeds": [1, 1]}, "the same seed twice"),
+        ({"seeds": [1, {"init": 1, "order": 1}]}, "the same seed twice"),
+        ({"seeds": [{"init": 0, "order": 1}, {"order": 1, "init": 0}]}, "the same seed twice"),
+        ({"train": Points()}, "Points names no streams of randomness, so 3 seeds would all give the same training"),
         ({"seeds": [{"initt": 1}]}, "no stream of randomness named 'initt' (did you mean 'init'?); it has init, order"),
         ({"probes": Curvature()}, "probes must be a list of tasks"),
         ({"probes": [Curvature]}, "not a Probe (an instance is needed: add parentheses)"),
@@ -98,6 +101,13 @@ def test_equal_settings_are_one() -> None:
     assert len(sweep(train=Fit(rho=grid(0.1, 0.1, 0.2))).settings()) == 2
 
 
+def test_equal_trainings_are_one_setting_however_their_values_are_written() -> None:
+    assert [s.config for s in sweep(train=Fit(rho=grid(0, 0.0, -0.0, 0.5))).settings()] == [
+        {"train.rho": 0},
+        {"train.rho": 0.5},
+    ]
+
+
 def test_an_impossible_value_in_a_grid() -> None:
     with pytest.raises(InvalidValue) as error:
         sweep(train=Fit(rho=grid(0.1, -1))).settings()
@@ -130,6 +140,16 @@ def test_more_samples_keep_those_drawn_before() -> None:
 
 def test_a_seed_drives_every_stream() -> None:
     assert [dict(r.seeds) for r in sweep(seeds=[4]).replicates] == [{"init": 4, "order": 4}]
+
+
+def test_seeds_that_differ_in_the_streams_not_named() -> None:
+    found = sweep(seeds=[{"init": 0, "*": 0}, {"init": 0, "*": 1}]).replicates
+    assert [r.label for r in found] == ["init=0,order=0", "init=0,order=1"]
+    assert [r.seeds for r in found] == [{"init": 0, "order": 0}, {"init": 0, "order": 1}]
+
+
+def test_one_seed_needs_no_stream() -> None:
+    assert [r.label for r in sweep(train=Points(), seeds=[0]).replicates] == ["0"]
 
 
 def test_vary_freezes_the_others() -> None:
