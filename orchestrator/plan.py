@@ -16,7 +16,7 @@ from tasks.task import GroupProbe, PairProbe, Probe, Task, input_fields
 from .graph import Graph
 from .keys import Fingerprints, canonical, class_path, key_of, own_fields
 from .store import Store
-from .sweep import Replicate, Setting, Sweep, Trial, default_slot
+from .sweep import Replicate, Setting, Sweep, Trial, default_slot, identity
 
 KINDS = ("data", "train", "probe", "pair", "group")
 
@@ -86,6 +86,7 @@ class Plan:
     Attributes:
         sweep: what was asked for.
         settings: in order of declaration.
+        proposals: how many settings a search has proposed, repetitions included.
         nodes: by key; inputs stand before what needs them.
         stored: keys that the store held when the plan was made.
     """
@@ -93,9 +94,11 @@ class Plan:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.settings: list[Setting] = []
+        self.proposals = 0
         self.nodes: dict[str, Node] = {}
         self.stored: set[str] = set()
         self._trials: list[tuple[Trial, Node]] = []
+        self._proposed: dict[str, Setting] = {}
         self._fingerprints = Fingerprints()
         for probe in sweep.probes:
             _check_signature(probe, ["trained"])
@@ -130,6 +133,17 @@ class Plan:
                     for pair in self.sweep.pairs:
                         self._add(pair, [node_a, node_b], "pair", (a, b))
         return list(self.nodes.values())[before:]
+
+    def propose(self, config: Mapping[str, Any]) -> tuple[Setting, list[Node]]:
+        """Plan what a search proposes; the same training proposed again is the setting that there is.
+
+        Returns:
+            the setting, and the tasks that are new.
+        """
+        self.proposals += 1
+        setting = self.sweep.setting(len(self.settings), config)
+        known = self._proposed.setdefault(identity(setting.train), setting)
+        return known, self.add_setting(setting) if known is setting else []
 
     def trainings(self, setting: Setting) -> list[Node]:
         """The trainings of a setting, in the order of the seeds."""
@@ -238,7 +252,7 @@ def make_plan(sweep: Sweep, store: Store | None, recorded: Sequence[Mapping[str,
         for setting in sweep.settings():
             plan.add_setting(setting)
     for config in recorded:
-        plan.add_setting(sweep.setting(len(plan.settings), config))
+        plan.propose(config)
     _check_metric(sweep)
     if store is not None:
         plan.look_up(store)

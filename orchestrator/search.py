@@ -22,7 +22,7 @@ from .events import Events
 from .graph import Graph, State
 from .plan import Node, Plan, Shape, shape_of
 from .store import Store
-from .sweep import Setting
+from .sweep import plain
 from .worker import Bundle, Input, Outcome, Work
 
 
@@ -66,8 +66,8 @@ class DagSearch(Searcher):
         self._heard: defaultdict[str, set[str]] = defaultdict(set)  # keys reported, by Tune trial
         self._now: dict[str, str | None] = {}  # the task at work, by Tune trial
         self._attempts: defaultdict[str, int] = defaultdict(int)
-        self._open: dict[str, _Proposal] = {}  # settings of the inner search not yet judged
-        self._setting_of: dict[str, _Proposal] = {}  # the same by key of a training
+        self._open: list[_Proposal] = []  # of the inner search, which has not been told of their end
+        self._values: dict[str, Any] = {}  # the metric of trainings that have ended, by key
         self._exhausted = inner is None
         self._cancelled = False
         self._begun = 0  # bundles handed out so far
@@ -124,13 +124,12 @@ class DagSearch(Searcher):
                 if not again:
                     self.errors[key] = "its worker process died each time it ran (see the log of the run)"
                     self._events.emit("failed", key=key, label=self._label(key), error=self.errors[key])
-                    self._judge(key, None)
             else:
                 iteration = int((result or {}).get("training_iteration", 0))
                 self.graph.stopped(key)
                 self._decisions.stopped(key, iteration)
                 self._events.emit("stopped", key=key, label=self._label(key), iteration=iteration)
-                self._judge(key, (result or {}).get(self.plan.sweep.metric))
+                self._note(key, result or {})
 
     # Inside
 
@@ -152,14 +151,14 @@ class DagSearch(Searcher):
             self.errors[outcome.key] = outcome.error or "failed"
             self.graph.failed(outcome.key)
             self._events.emit("failed", key=outcome.key, label=label, error=outcome.error)
-            self._judge(outcome.key, None)
             return
         diverged = outcome.status == "diverged"
         self.graph.committed(outcome.key, outcome.seconds, barren=diverged)
         self._events.emit(
             "committed", key=outcome.key, label=label, seconds=outcome.seconds, worker=worker, status=outcome.status
         )
-        self._judge(outcome.key, None if diverged else outcome.results.get(self.plan.sweep.metric))
+        if not diverged:
+            self._note(outcome.key, outcome.results)
 
     def _bundle(self, trial_id: str, keys: list[str], shape: Shape) -> Bundle:
         works = []
@@ -208,90 +207,79 @@ class DagSearch(Searcher):
             self.graph, nodes, self._store, stopped=self._decisions.stopped_keys, watched=self._watched
         )
         for key, manifest in manifests.items():
-            diverged = manifest["status"] == "diverged"
-            self._judge(key, None if diverged else manifest["results"].get(self.plan.sweep.metric))
+            if manifest["status"] != "diverged":
+                self._note(key, manifest["results"])
 
     # The inner search
 
     def _ask_inner(self) -> None:
         """Take settings from the inner search while there are slots for their trainings."""
-        while not self._exhausted and self._inner is not None:
-            if len(self.plan.settings) >= self.plan.sweep.samples:
+        inner = self._inner
+        if inner is None:
+            return
+        self._settle(inner)
+        while not self._exhausted:
+            if self.plan.proposals >= self.plan.sweep.samples:
                 self._exhausted = True
                 return
             shape = shape_of(self.plan.slot_of_most())
             trainings = len(self._open) * len(self.plan.sweep.replicates)
             if self._open and trainings >= self._slots(shape):
                 return
-            name = f"setting-{len(self.plan.settings)}"
-            config = self._inner.suggest(name)
-            if config is None:
+            name = f"setting-{self.plan.proposals}"
+            config = inner.suggest(name)
+            if config is None and self._open:
                 return
-            if config == Searcher.FINISHED:
+            if config is None or config == Searcher.FINISHED:  # None although it waits for no result: never more
                 self._exhausted = True
                 return
-            setting = self.plan.sweep.setting(len(self.plan.settings), dict(config))
-            self._decisions.proposed(setting.config)
+            setting, nodes = self.plan.propose(dict(config))
+            self._decisions.proposed({path: plain(v) for path, v in dict(config).items()})
             self._events.emit("proposed", setting=setting.index, config={k: str(v) for k, v in setting.config.items()})
-            self._grow(setting, name)
+            self.plan.look_up(self._store, nodes)
+            self._add(nodes)
+            self._open.append(_Proposal(name, tuple(n.key for n in self.plan.trainings(setting))))
+            self._settle(inner)
 
-    def _grow(self, setting: Setting, name: str) -> None:
-        nodes = self.plan.add_setting(setting)
-        self.plan.look_up(self._store, nodes)
-        trainings = self.plan.trainings(setting)
-        proposal = _Proposal(name, setting, len(trainings))
-        self._open[name] = proposal
-        for node in trainings:
-            self._setting_of[node.key] = proposal
-        self._add(nodes)
-        for node in trainings:  # a setting proposed twice has trainings that are known already
-            state = self.graph.state(node.key)
-            if node not in nodes and state.final:
-                manifest = self._store.manifest(node.name, node.key) if state in (State.DONE, State.STORED) else {}
-                self._judge(node.key, manifest.get("results", {}).get(self.plan.sweep.metric))
+    def _settle(self, inner: Searcher) -> None:
+        """Tell the inner search of the settings whose trainings have all come to an end, whichever end."""
+        for proposal in list(self._open):
+            if not all(self.graph.state(key).final for key in proposal.keys):
+                continue
+            self._open.remove(proposal)
+            values: list[Any] = [self._values.get(key) for key in proposal.keys]
+            # A setting that loses a seed is no good setting: a mean of the survivors would flatter it.
+            if all(_is_finite(v) for v in values):
+                metric = sum(values) / len(values)
+                inner.on_trial_complete(proposal.name, {self.plan.sweep.metric: metric}, error=False)
+            else:
+                inner.on_trial_complete(proposal.name, None, error=True)
 
     def _recall(self, inner: Searcher) -> None:
         """Tell the inner search of the settings that earlier runs tried, as far as they are done."""
         for setting in self.plan.settings:
-            values = []
-            for node in self.plan.trainings(setting):
-                if self.graph.state(node.key) is State.STORED and not self.graph.vertices[node.key].barren:
-                    manifest = self._store.manifest(node.name, node.key)
-                    values.append(manifest["results"].get(self.plan.sweep.metric))
-            if values and all(isinstance(v, (int, float)) for v in values):
+            values: list[Any] = [self._values.get(node.key) for node in self.plan.trainings(setting)]
+            if all(_is_finite(v) for v in values):
                 try:
                     inner.add_evaluated_point(dict(setting.config), sum(values) / len(values))
                 except NotImplementedError:
                     return  # this algorithm cannot be told; it goes on without
 
-    def _progress(self, key: str, progress: Mapping[str, Any]) -> None:
-        proposal = self._setting_of.get(key)
-        value = progress.get(self.plan.sweep.metric)
-        if proposal is None or not isinstance(value, (int, float)) or self._inner is None:
-            return
-        mean = proposal.heard(key, float(value))
-        if mean is not None:
-            iteration, average = mean
-            self._inner.on_trial_result(
-                proposal.name, {self.plan.sweep.metric: average, "training_iteration": iteration}
-            )
+    def _note(self, key: str, results: Mapping[str, Any]) -> None:
+        """Keep the metric of a training that has ended."""
+        if self._inner is not None and self.plan.nodes[key].kind == "train":
+            self._values[key] = results.get(self.plan.sweep.metric)
 
-    def _judge(self, key: str, value: Any) -> None:
-        """A training has ended with this value of the metric, or without one."""
-        proposal = self._setting_of.pop(key, None)
-        if proposal is None or self._inner is None:
+    def _progress(self, key: str, progress: Mapping[str, Any]) -> None:
+        value = progress.get(self.plan.sweep.metric)
+        if self._inner is None or not isinstance(value, (int, float)):
             return
-        proposal.ended[key] = float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-        if len(proposal.ended) < proposal.trainings:
-            return
-        self._open.pop(proposal.name, None)
-        values = [v for v in proposal.ended.values() if v is not None]
-        # A setting that loses a seed is no good setting: a mean of the survivors would flatter it.
-        if len(values) == proposal.trainings:
-            metric = sum(values) / len(values)
-            self._inner.on_trial_complete(proposal.name, {self.plan.sweep.metric: metric}, error=False)
-        else:
-            self._inner.on_trial_complete(proposal.name, None, error=True)
+        for proposal in self._open:
+            mean = proposal.heard(key, float(value)) if key in proposal.keys else None
+            if mean is not None:
+                iteration, average = mean
+                report = {self.plan.sweep.metric: average, "training_iteration": iteration}
+                self._inner.on_trial_result(proposal.name, report)
 
     def __getstate__(self) -> dict[str, Any]:
         """Empty: Tune pickles what it is given, and never needs this back."""
@@ -305,13 +293,11 @@ class DagSearch(Searcher):
 
 
 class _Proposal:
-    """A setting of the inner search while its trainings run."""
+    """A setting of the inner search while its trainings, which have these keys, run."""
 
-    def __init__(self, name: str, setting: Setting, trainings: int) -> None:
+    def __init__(self, name: str, keys: tuple[str, ...]) -> None:
         self.name = name
-        self.setting = setting
-        self.trainings = trainings
-        self.ended: dict[str, float | None] = {}
+        self.keys = keys
         self._curves: defaultdict[str, list[float]] = defaultdict(list)
 
     def heard(self, key: str, value: float) -> tuple[int, float] | None:
@@ -319,9 +305,13 @@ class _Proposal:
         curve = self._curves[key]
         curve.append(value)
         n = len(curve)
-        if len(self._curves) < self.trainings or any(len(c) < n for c in self._curves.values()):
+        if len(self._curves) < len(self.keys) or any(len(c) < n for c in self._curves.values()):
             return None
-        return n, sum(c[n - 1] for c in self._curves.values()) / self.trainings
+        return n, sum(c[n - 1] for c in self._curves.values()) / len(self.keys)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 class Shield(FIFOScheduler):

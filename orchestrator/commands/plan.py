@@ -103,7 +103,7 @@ def print_plan(plan: Plan, store: Store, console: Console) -> None:
     table.add_row("all", *[str(totals[k]) for k in ("tasks", "stored", "to_run")])
     console.print(table)
     if plan.sweep.search is not None:
-        open_settings = plan.sweep.samples - len(plan.settings)
+        open_settings = plan.sweep.samples - plan.proposals
         console.print(f"{open_settings} further settings are for {type(plan.sweep.search).__name__} to propose.")
     if totals["to_run"]:
         work = expected_work(plan, store)

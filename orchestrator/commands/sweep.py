@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     store.check_writable()
     graph = Graph()
     plan.add_to(graph, plan.nodes.values(), store, stopped=decisions.stopped_keys)
-    undecided = sweep.search is not None and len(plan.settings) < sweep.samples
+    undecided = sweep.search is not None and plan.proposals < sweep.samples
     if graph.finished and not undecided:
         outcome = outcome_of(graph, {}, command=command_line())
         return conclude(Study.from_plan(plan, store, outcome), store, None, summary(graph.counts), console)
