@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "axes.titlesize": 9,
+    "axes.titley": 1.0,  # a fixed place; else it is looked for in every drawing, among all tick labels
     "axes.labelsize": 8.5,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,

@@ -6,10 +6,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...study import Column, Metric, Study, Summary
 from .. import style
+from .layout import arrange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,12 +99,17 @@ def shape(n: int, widest: int) -> tuple[int, int]:
     return math.ceil(n / columns_), columns_
 
 
-def panels(rows: int, columns_: int, *, height: float, share: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure as wide as a page with panels in rows; `height` of each in inches."""
+def panels(
+    rows: int, columns_: int, *, height: float, share: bool = False, layout: Literal["constrained"] | None = None
+) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as a page with panels in rows; `height` of each in inches.
+
+    `layout`: "constrained" for panels with more than axes in them (colour bars); else `arrange` places them.
+    """
     from matplotlib.figure import Figure
 
     width = style.WIDTH if columns_ > 1 else style.WIDTH * 0.8
-    fig = Figure(figsize=(width, rows * height + 0.35), dpi=style.DPI, layout="constrained")
+    fig = Figure(figsize=(width, rows * height + 0.35), dpi=style.DPI, layout=layout)
     axes = fig.subplots(rows, columns_, squeeze=False, sharex=share, sharey=share)
     return fig, list(axes.flat)
 
@@ -123,7 +129,12 @@ def png(fig: Figure, title: str) -> bytes:
 
     width = 96 if fig.get_figwidth() >= style.WIDTH else 76
     fig.suptitle(style.wrapped(title, width), x=0.012, ha="left", fontsize=10, fontweight="bold")
+    for axis in (a for ax in fig.axes for a in (ax.xaxis, ax.yaxis) if not a.get_label_text()):
+        axis.set_label_coords(0, 0)  # else a place for the empty label is looked for among all tick labels
+    canvas = FigureCanvasAgg(fig)
+    if fig.get_layout_engine() is None:
+        arrange(fig, canvas.get_renderer())
     buffer = io.BytesIO()
-    # `savefig` would draw twice, once for the layout; here the layout happens while drawing.
-    FigureCanvasAgg(fig).print_png(buffer, metadata={"Software": None})
+    # `savefig` would draw twice, once for the layout; here what layout is left happens while drawing.
+    canvas.print_png(buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return buffer.getvalue()

@@ -31,7 +31,7 @@ def matrix_pictures(study: Study, column: Column) -> Iterator[Picture]:
     if not by_trial and not 2 <= len(settings) <= 40:
         return
     rows, columns_ = shape(len(metrics), 2)
-    fig, axes = panels(rows, columns_, height=(2.9 if columns_ == 2 else 4.4))
+    fig, axes = panels(rows, columns_, height=2.9 if columns_ == 2 else 4.4, layout="constrained")
     for ax, metric in zip(axes, metrics, strict=False):
         if by_trial:
             _draw_matrix(ax, fig, *_trial_matrix(study, metric, trials), metric)
