@@ -142,9 +142,12 @@ class Graph:
         """Whether every known task has reached a final state."""
         return not any(self.counts[s] for s in State if not s.final)
 
-    def unfinished(self) -> float:
-        """Expected seconds of work not yet done, summed over slots."""
-        return sum(self._expected(v.kind) for v in self.vertices.values() if not v.state.final)
+    def unfinished(self) -> float | None:
+        """Expected seconds of work not yet done, summed over slots; None while some kind has never ended."""
+        left = Counter(v.kind for v in self.vertices.values() if not v.state.final)
+        if any(kind not in self._seconds for kind in left):
+            return None
+        return sum(n * self._seconds[kind] for kind, n in left.items())
 
     # Decisions
 

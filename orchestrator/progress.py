@@ -65,7 +65,9 @@ class Progress:
                 self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         elif kind == "run_started" and self._live is None:
             todo = event["tasks"] - event["stored"]
-            self._console.print(f"{todo} tasks to run on {event['slots']} slots", highlight=False)
+            search = self._plan.sweep.search
+            more = f", and what {type(search).__name__} proposes," if search is not None else ""
+            self._console.print(f"{todo} tasks to run{more} on {event['slots']} slots", highlight=False)
         if self._live is None and time.monotonic() > self._line_due:
             self._line_due = time.monotonic() + LINE_SECONDS
             self._console.print(self.line(), highlight=False, markup=False)
@@ -76,11 +78,12 @@ class Progress:
             return "starting"
         counts = self._graph.counts
         done = sum(n for s, n in counts.items() if s.final)
-        return f"{_duration(time.monotonic() - self._started)}  {done}/{sum(counts.values())} tasks, {self._eta()} left"
+        return f"{_duration(time.monotonic() - self._started)}  {done}/{sum(counts.values())} tasks{self._eta()}"
 
     def _eta(self) -> str:
         assert self._graph is not None
-        return "about " + _duration(self._graph.unfinished() / self._slots)
+        left = self._graph.unfinished()
+        return "" if left is None else f", about {_duration(left / self._slots)} left"
 
     def _render(self) -> RenderableType:
         from rich.console import Group

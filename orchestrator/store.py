@@ -37,6 +37,11 @@ FORMAT = 1
 _PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*(@)")
 
 
+def without_passwords(text: str) -> str:
+    """`text` with the passwords of the URIs in it replaced by stars."""
+    return _PASSWORD.sub(r"\1***\2", text)
+
+
 GROUP = 4
 """From how many artifacts on one call to sync their filesystem is cheaper than one for every file."""
 
@@ -91,7 +96,7 @@ class Store:
 
     def __str__(self) -> str:
         """For people: a password in the URI is not shown."""
-        return _PASSWORD.sub(r"\1***\2", self.address)
+        return without_passwords(self.address)
 
     def shown(self, relative: str) -> str:
         """A file of the store as people can open it: a path below the working folder, or a URI."""

@@ -91,6 +91,9 @@ def expected_work(plan: Plan, store: Store, sample: int = 50) -> dict[str, float
 
 def print_plan(plan: Plan, store: Store, console: Console) -> None:
     """The counts by kind of task, and how long they may take."""
+    if not plan.nodes and plan.sweep.search is not None:
+        console.print(f"All {plan.sweep.samples} settings are for {type(plan.sweep.search).__name__} to propose.")
+        return
     table = Table(title=f"{plan.sweep.name}: {len(plan.settings)} settings × {len(plan.sweep.replicates)} seeds")
     for column in ("task", "all", "stored", "to run"):
         table.add_column(column, justify="left" if column == "task" else "right")

@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     path = find_run(store, options.sweep, options.run)
     study = Study.load(store, path)
     study.write_tables(store, path)
-    written = write_report(study, store, path)
+    write_report(study, store, path)
     console = Console(highlight=False)
-    console.print(terminal_table(study))
-    console.print(f"report: {store.shown(written)}", markup=False, soft_wrap=True)
+    console.print(terminal_table(study, console.width))
+    console.print(f"report: {store.shown(f'{path}/report.html')}", markup=False, soft_wrap=True)
     return 0

@@ -21,7 +21,7 @@ from ..__main__ import EXIT_FAILED, EXIT_INTERRUPTED
 from ..decisions import Decisions
 from ..graph import Graph, State, summary
 from ..plan import Plan, make_plan
-from ..store import Store
+from ..store import Store, without_passwords
 from ..study import Outcome, Study
 from ..sweep import Sweep, load_sweep
 from . import plan as plan_command
@@ -96,11 +96,12 @@ def run(options: argparse.Namespace) -> int:
         interrupted=done.interrupted,
     )
     study = Study.from_plan(plan, store, outcome)
-    store.write(f"runs/{sweep.name}/latest", path.rpartition("/")[2].encode())
     if done.interrupted:
         study.save(store, path)
-        console.print(summary(done.graph.counts), markup=False)
-        console.print("Interrupted: what is committed is kept; run the same command again to go on.")
+        kept = done.graph.counts[State.DONE] + done.graph.counts[State.STORED]
+        console.print(
+            f"Interrupted: {kept} of {len(plan.nodes)} tasks are in the store; run the same command again to go on."
+        )
         return EXIT_INTERRUPTED
     return conclude(study, store, path, summary(done.graph.counts), console)
 
@@ -127,13 +128,15 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
         path = path or f"runs/{study.sweep}/{new_run_name()}"
         study.save(store, path)
         study.write_tables(store, path)
-        report = write_report(study, store, path)
+        write_report(study, store, path)
+        report = f"{path}/report.html"
         store.write(f"runs/{study.sweep}/latest", path.rpartition("/")[2].encode())
-    console.print(terminal_table(study))
+    console.print(terminal_table(study, console.width))
     failed = [t for t in study.tasks.values() if t.state == State.FAILED.value]
     for task in failed[:10]:
         waiting = sum(t.because == task.key for t in study.tasks.values())
-        blocked = f" ({waiting} tasks that need it were skipped)" if waiting else ""
+        need = "1 task that needs it was" if waiting == 1 else f"{waiting} tasks that need it were"
+        blocked = f" ({need} skipped)" if waiting else ""
         console.print(
             f"failed: {task.label}: {task.error}{blocked}; logs {task.key[:12]}", markup=False, soft_wrap=True
         )
@@ -150,5 +153,5 @@ def new_run_name() -> str:
 
 
 def command_line() -> str:
-    """This command as one would type it again."""
-    return shlex.join(["python", "-m", "orchestrator", *sys.argv[1:]])
+    """This command as one would type it again, without passwords."""
+    return without_passwords(shlex.join(["python", "-m", "orchestrator", *sys.argv[1:]]))
