@@ -56,6 +56,8 @@ class Curve:
         kind: "line" joins the points; "points" does not (a spectrum).
         log_y: logarithmic ordinate.
         dashed: those of `y` to draw dashed (a prediction beside a measurement).
+        each: what one of m curves is, in the singular ("eigenvector"): the legend counts "eigenvector 1",
+            "eigenvector 2". Without it the legend counts quantities ("loss 1", "loss 2").
     """
 
     file: str
@@ -67,6 +69,7 @@ class Curve:
     kind: str = "line"
     log_y: bool = False
     dashed: tuple[str, ...] = ()
+    each: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from toys import Brittle, Curvature, Downhill, Fit, Sideways, Threshold
 
 from orchestrator.plan import make_plan
 from orchestrator.report import terminal_table, words, write_report
-from orchestrator.report.pictures import pictures
+from orchestrator.report.pictures import curves, pictures
 from orchestrator.report.views import chosen_settings, scale_of, views
 from orchestrator.stats import mean_interval
 from orchestrator.store import Store
@@ -186,6 +186,22 @@ def test_pictures_are_named_after_their_columns(store):
     assert len(names) == len(set(names))
     assert {"fit-metrics", "fit-1-history", "curvature-1-spectrum", "curvature-k-5-1-spectrum"} <= set(names)
     assert {"line-metrics", "line-1-path", "line-matrix", "ensemble-metrics", "timeline"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("each", "legend"),
+    [
+        ("", ["loss 1", "loss 2", "predicted 1", "predicted 2"]),
+        ("eigenvector", ["eigenvector 1", "eigenvector 2", "loss", "predicted"]),
+    ],
+)
+def test_the_legend_says_what_each_of_several_curves_is(store, monkeypatch, each, legend):
+    study = toy_study(store, probes=[Curvature(k=2)], pairs=[], groups=[])
+    (column,) = study.columns_of("probe")
+    drawn = []
+    monkeypatch.setattr(curves, "legend", lambda fig, handles, labels, ncols: drawn.append(labels))
+    curves.curve_picture(study, column, {**column.curves[1], "each": each}, 1)
+    assert drawn == [legend]
 
 
 # Views

@@ -32,6 +32,7 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
     if not data_settings:
         return None
     many = max(y.shape[0] for d in data for y in d.y.values()) > 1
+    each = many and bool(curve.get("each"))
     groups = _panel_groups(curve)
     rank = {s: i for i, s in enumerate(_in_order(study, data_settings))}
     palette = style.colours(len(data_settings), ordered(study))
@@ -48,7 +49,7 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
                 lines = max(d.y[name].shape[0] for d in here)
                 for m in range(lines):
                     colour = style.colours(min(lines, 8))[m % 8]
-                    label = f"{said(name)} {m + 1}" if m < 4 else None
+                    label = _counted(curve, name, m) if name == names[0] or not each else None
                     band = draw_line(ax, here, name, m, curve, colour, label, style.marker(m), column)
                     bands, points = bands or band, points or curve["kind"] == "points"
             if len(study.settings) > 1:
@@ -79,16 +80,22 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
         ax.remove()
     _dress(fig, axes[:used], curve, columns_)
     handles, labels = axes[0].get_legend_handles_labels()
-    if len(groups[0]) > 1 and not many:
+    if len(groups[0]) > 1 and (each or not many):
         keys = dash_keys(curve, groups[0])
         handles, labels = handles + [k[0] for k in keys], labels + [k[1] for k in keys]
     if len(labels) > 1:
-        lines = len(labels) // len(groups[0])
+        lines = len(labels) if each else len(labels) // len(groups[0])
         legend(fig, handles, labels, lines if many and 2 <= lines <= 5 else 4)
     caption = _curve_caption(study, column, curve, data, bands, many, n_shown)
     name = f"{slug(column.name)}-{index + 1}-{slug(curve['file'])}"
     title = titled(study, column, curve)
     return Picture(name, title, caption, column.kind, column.name, png(fig, title))
+
+
+def _counted(curve: Any, name: str, m: int) -> str | None:
+    """The name of curve m of a quantity, for the legend; None where there are too many to name."""
+    word = curve.get("each")
+    return f"{word or said(name)} {m + 1}" if m < (8 if word else 4) else None
 
 
 def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Picture | None:
@@ -153,7 +160,7 @@ def _curve_caption(
         text = f"Lines: means over the seeds of a setting (up to {seeds}); bands: pointwise 95 % t intervals."
     else:
         text = f"Thick lines: means over the seeds of a setting (up to {seeds}); thin lines: single seeds."
-    if many:
+    if many and not curve.get("each"):
         text += " Numbers in the legend count the curves of one quantity in the order in which the task saved them."
     if shown < len(study.settings):
         text += f" {shown} of {len(study.settings)} settings are drawn, evenly spaced in order of declaration"
