@@ -131,6 +131,11 @@ class Fingerprints:
             self._tasks[classes] = dict(sorted(code.items()))
         return self._tasks[classes]
 
+    def imports(self, package: str) -> bool:
+        """Whether code that was fingerprinted imports a package, at once or when it runs."""
+        read = [m for item, m in self._modules.items() if m is not None and item != STREAMS]
+        return any(name == package or name.startswith(f"{package}.") for m in read for name in m.imports)
+
     def _closure(self, module: str, name: str) -> dict[str, str]:
         sliced = module.startswith(SWEEP_MODULE_PREFIX) or module == "__main__"
         found: dict[str, str] = {}

@@ -176,6 +176,10 @@ class Plan:
             return self._add(task, subjects, kind, trials)
         return self._add(task, [], "data", ())
 
+    def imports(self, package: str) -> bool:
+        """Whether the code of some task imports a package."""
+        return self._fingerprints.imports(package)
+
     # What is stored
 
     def look_up(self, store: Store, nodes: Iterable[Node] | None = None) -> None:

@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.spec import Spec, field_hints
+
 from .decisions import Decisions
 from .errors import ClusterError, InvalidValue
 from .events import Events
 from .graph import Graph
 from .plan import Plan, shape_of
 from .store import Store
-from .sweep import default_slot
+from .sweep import default_slot, subclasses
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are in the store; CSV and TensorBoard copies cost seconds
@@ -115,7 +117,7 @@ def execute_plan(
             check_feasible(slot, nodes)
         capacity = Capacity(nodes)
         slots = capacity.of(usual)
-        imports = ("torch",) if any(type(n.task).__module__.startswith("tasks.") for n in plan.nodes.values()) else ()
+        imports = ("torch",) if plan.imports("torch") else ()
         run_info = RunInfo(store.address, path, git_state(), own_paths(), imports)
         search = DagSearch(
             plan,
@@ -387,8 +389,14 @@ def register_by_value() -> None:
     """Let classes of the sweep file, and of modules beside it, travel to the workers by value."""
     from ray import cloudpickle
 
-    for module in own_modules():
+    modules = own_modules()
+    for module in modules:
         cloudpickle.register_pickle_by_value(module)
+    names = {module.__name__ for module in modules}
+    for cls in subclasses(Spec):
+        if cls.__module__ in names:
+            with contextlib.suppress(NameError):  # an annotation that means nothing here: told when it is used
+                field_hints(cls)
 
 
 def own_modules() -> list[Any]:

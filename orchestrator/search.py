@@ -122,7 +122,7 @@ class DagSearch(Searcher):
                 again = self.graph.lost(key, blame=key == (now or left[0]))
                 self._events.emit("lost", key=key, label=self._label(key), again=again)
                 if not again:
-                    self.errors[key] = "its worker process died each time it ran (see the log of the run)"
+                    self.errors[key] = "its worker process died each time it ran: out of memory, killed, or crashed"
                     self._events.emit("failed", key=key, label=self._label(key), error=self.errors[key])
             else:
                 iteration = int((result or {}).get("training_iteration", 0))
@@ -169,7 +169,21 @@ class DagSearch(Searcher):
             manifest, attempt = node.spec(), self._attempts[key]
             works.append(Work(key, node.task, inputs, node.seeds, manifest, self._is_watched(node), attempt))
             self._events.emit("submitted", key=key, label=node.label, bundle=trial_id)
-        return self._hand_out(trial_id, keys, shape, cloudpickle.dumps(works), any(w.watched for w in works))
+        try:
+            payload = cloudpickle.dumps(works)
+        except Exception:  # whatever the objects that a task refers to may raise
+            works = [w for w in works if self._can_travel(w)]
+            payload = cloudpickle.dumps(works)
+        return self._hand_out(trial_id, [w.key for w in works], shape, payload, any(w.watched for w in works))
+
+    def _can_travel(self, work: Work) -> bool:
+        try:
+            cloudpickle.dumps(work)
+        except Exception as error:
+            words = f"its code refers to something that cannot be sent to a worker: {error}"
+            self._conclude(Outcome(work.key, "failed", 0.0, error=words), "")
+            return False
+        return True
 
     def _hand_out(self, trial_id: str, keys: list[str], shape: Shape, payload: bytes, watched: bool = False) -> Bundle:
         bundle = Bundle(trial_id, dict(shape), tuple(keys), payload, watched)

@@ -508,17 +508,18 @@ def _unknown_field(error: TypeError, known: Mapping[str, Any]) -> str:
     text = str(error)  # "Lanczos.__init__() got an unexpected keyword argument 'kk'"
     cls_name, _, rest = text.partition(".__init__()")
     unknown = rest.split("'")[1] if "'" in rest else "?"
-    classes = {c.__name__: c for c in _subclasses(Spec)} | {"Sweep": Sweep}
+    classes = {c.__name__: c for c in subclasses(Spec)} | {"Sweep": Sweep}
     cls = known.get(cls_name) or classes.get(cls_name)
     names = [f.name for f in dataclasses.fields(cls)] if cls else []
     hint = nearest(unknown, names) or (f"; it has {', '.join(names)}" if names else "")
     return f"{cls_name} has no field {unknown!r}{hint}."
 
 
-def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+def subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    """All classes derived from a class."""
     for sub in cls.__subclasses__():
         yield sub
-        yield from _subclasses(sub)
+        yield from subclasses(sub)
 
 
 def parse_overrides(items: Iterable[str], names: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,13 @@ class Worker(Trainable):
 
     def _take(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        works: list[Work] = cloudpickle.loads(bundle.payload) if bundle.payload else []
+        self._unreadable: list[Outcome] = []
+        works: list[Work] = []
+        try:
+            works = cloudpickle.loads(bundle.payload) if bundle.payload else []
+        except Exception as error:  # a module that this machine lacks: another attempt would end the same
+            words = f"cannot be read by the worker: {_sentence(error)}"
+            self._unreadable = [Outcome(key, "failed", 0.0, error=words) for key in bundle.keys]
         self._todo = list(reversed(works))
         self._current: Generator[Results, None, tuple[Outcome, Prepared | None]] | None = None
         self._key: str | None = None
@@ -161,7 +167,8 @@ class Worker(Trainable):
                 progress = end.value[0].results if self._bundle.watched else {}
             if time.monotonic() > until:
                 break
-        outcomes = publish(ended, self._store)
+        outcomes = [*self._unreadable, *publish(ended, self._store)]
+        self._unreadable = []
         done = self._current is None and not self._todo
         report: dict[str, Any] = {"outcomes": outcomes, "now": self._key, "done": done, "worker": worker_name()}
         # A scheduler looks for its metric at the top level; nothing may hide the words above.
@@ -213,7 +220,7 @@ def carry_out(
                 results = yield from _advance(steps, log)
             else:
                 results = check_results(steps)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() in a task must not end the worker
             seconds = time.perf_counter() - clock
             print(traceback.format_exc(), file=log)
             return Outcome(work.key, "failed", seconds, error=_sentence(error)), None
@@ -302,6 +309,8 @@ def _forget(work: Work) -> None:
     Global random states are set from the task's seeds: no task should use them, and one that does is
     still reproducible.
     """
+    with contextlib.suppress(OSError):
+        os.chdir(_home())  # a task may have gone into its folder, which belongs to the store now
     seed = entropy(f"global/{type(work.task).__qualname__}", work.seeds or {"key": int(work.key, 16)}) % 2**32
     random.seed(seed)
     numpy = sys.modules.get("numpy")
@@ -325,6 +334,12 @@ def _forget(work: Work) -> None:
             torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # reset the peak of resident memory (Linux)
+
+
+@lru_cache(maxsize=1)
+def _home() -> str:
+    """The working folder of this process before its first task."""
+    return os.getcwd()
 
 
 def _peak_memory() -> int | None:

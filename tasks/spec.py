@@ -17,7 +17,6 @@ puts a value in.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import types
 import typing
@@ -27,7 +26,7 @@ from typing import Annotated, Any, Literal, Union
 
 from .errors import InvalidValue
 
-__all__ = ["AtLeast", "AtMost", "Below", "Constraint", "MoreThan", "NotEmpty", "Spec", "is_space"]
+__all__ = ["AtLeast", "AtMost", "Below", "Constraint", "MoreThan", "NotEmpty", "Spec", "field_hints", "is_space"]
 
 
 class Constraint:
@@ -125,7 +124,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         spaces = False
-        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
+        for name, hint in field_hints(type(self)).items():
             value = getattr(self, name)
             if is_space(value):
                 spaces = True
@@ -143,10 +142,18 @@ class Spec:
         """
 
 
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+def field_hints(cls: type) -> dict[str, Any]:
+    """The annotations of the fields, resolved.
+
+    Kept on the class itself: a class that is pickled by value takes them along to processes in which
+    its module, where the annotations get their meaning, does not exist.
+    """
+    known: dict[str, Any] | None = cls.__dict__.get("_field_hints")
+    if known is None:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        known = {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+        type.__setattr__(cls, "_field_hints", known)
+    return known
 
 
 def _check(hint: Any, value: Any, where: str) -> Any:

@@ -333,6 +333,123 @@ def test_a_task_that_kills_its_worker_takes_no_neighbour_along(folder, capsys):
     assert sum("worker process died" in line for line in lines) >= 2
 
 
+ODD = '''\
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+from orchestrator import Sweep
+from tasks.spec import AtLeast, Spec
+from tasks.task import Probe, Task
+
+LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Part(Spec):
+    width: Annotated[int, AtLeast(1)] = 3
+
+
+@dataclass(frozen=True)
+class Fit(Task):
+    part: Part = Part()
+    streams: ClassVar[tuple[str, ...]] = ("init",)
+
+    def run(self, ctx):
+        return {"val_accuracy": 1.0}
+
+
+@dataclass(frozen=True)
+class Rebuild(Probe):
+    """Makes and checks Specs of this file where this file does not exist."""
+
+    def run(self, ctx, trained):
+        assert isinstance(trained.task, Fit)
+        return {"width": replace(trained.task, part=Part(width=7)).part.width}
+
+
+@dataclass(frozen=True)
+class Draw(Probe):
+    """Global random numbers of a module that is imported here, when this runs."""
+
+    def run(self, ctx, trained):
+        import torch
+
+        return {"draw": torch.rand(()).item()}
+
+
+@dataclass(frozen=True)
+class Exits(Probe):
+    def run(self, ctx, trained):
+        sys.exit("no licence")
+
+
+@dataclass(frozen=True)
+class Locked(Probe):
+    def run(self, ctx, trained):
+        with LOCK:
+            return {}
+
+
+@dataclass(frozen=True)
+class Unreadable(Probe):
+    k: int = 1
+
+    def __setstate__(self, state):
+        raise ModuleNotFoundError("No module named 'elsewhere'")
+
+    def run(self, ctx, trained):
+        return {}
+
+
+@dataclass(frozen=True)
+class Nothing(Probe):
+    def run(self, ctx, trained):
+        pass
+
+
+@dataclass(frozen=True)
+class NothingYet(Probe):
+    def run(self, ctx, trained):
+        return
+        yield
+
+
+sweep = Sweep(
+    train=Fit(), seeds=range(2),
+    probes=[Rebuild(), Draw(), Exits(), Locked(), Unreadable(), Nothing(), NothingYet()],
+)
+'''
+
+
+def test_odd_tasks(folder, capsys):
+    """Each is done, or fails by itself with a sentence and at the first attempt."""
+    Path("odd.py").write_text(ODD)
+    code, lines, err = orchestrate(capsys, "sweep", "odd.py")
+    assert code == 1
+    assert counts(lines) == {"tasks": 16, "ran": 10, "stored": 0, "failed": 6, "skipped": 0}
+    assert "Traceback" not in "".join(lines) + err
+    told = {line.split()[1]: line for line in lines if line.startswith("failed: ") and "logs" in line}
+    assert set(told) == {"Exits", "Locked", "Unreadable"}
+    assert "SystemExit: no licence" in told["Exits"]
+    assert "cannot pickle '_thread.lock' object" in told["Locked"]
+    assert "No module named 'elsewhere'" in told["Unreadable"]
+    store = Store("artifacts")
+    found = {
+        n: [m["results"] for m in store.manifests((n, k) for k in store.committed([n]))] for n in store.task_names()
+    }
+    assert found["Rebuild"] == [{"width": 7}] * 2
+    assert found["Nothing"] == found["NothingYet"] == [{}] * 2
+    # what the first task of a process draws is what it draws after others
+    os.rename("artifacts", "first")
+    orchestrate(capsys, "sweep", "odd.py", "--set", "probes=[Draw()]")
+    draws = [m["results"] for m in store.manifests(("Draw", k) for k in store.committed(["Draw"]))]
+    assert sorted(map(str, draws)) == sorted(map(str, found["Draw"]))
+
+
 def test_divergence_is_a_result(folder, capsys):
     """A diverged training is kept and reported; its probes are skipped, for good."""
     argv = ("sweep", "toy.py", "--set", "train.lr=[0.1,5.0]")

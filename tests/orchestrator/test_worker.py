@@ -1,0 +1,55 @@
+"""What a worker does with a task, in this process. Ray is imported, not started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import worker
+from orchestrator.store import Store
+from orchestrator.worker import Outcome, RunInfo, Work, carry_out, publish
+from tasks.task import Context, Task
+
+
+@dataclass(frozen=True)
+class Wanders(Task):
+    def run(self, ctx: Context) -> Any:
+        os.chdir(ctx.dir)
+        return {}
+
+
+@dataclass(frozen=True)
+class Stays(Task):
+    def run(self, ctx: Context) -> Any:
+        return {"at": str(Path.cwd())}
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Store:
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    worker._home.cache_clear()
+    yield Store(str(tmp_path / "store"))
+    worker._home.cache_clear()
+
+
+def done(task: Task, store: Store) -> Outcome:
+    """The task carried out and committed."""
+    key = f"{len(type(task).__name__):032x}"
+    work = Work(key, task, (), {}, {"class": "", "kind": "data"}, watched=False)
+    steps = carry_out(work, store, RunInfo(store.address, "runs/toy/r", {}), {"cpu": 1.0}, {})
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return publish([end.value], store)[0]
+
+
+def test_a_task_that_changes_the_working_folder_changes_it_for_itself_only(store: Store) -> None:
+    home = str(Path.cwd())
+    assert done(Wanders(), store).status == "done"
+    assert done(Stays(), store).results == {"at": home}
