@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .stats import Interval
+from .store import without_passwords
 
 if TYPE_CHECKING:
     from .plan import Node, Plan
@@ -171,7 +172,10 @@ class Summary:
 
 
 def record_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
-    """What study.json says of a plan and of what became of it, as plain data."""
+    """What study.json says of a plan and of what became of it, as plain data.
+
+    A password in the address of a store, in the command or in an error, does not get into it.
+    """
     sweep = plan.sweep
     names = _column_names(plan)
     columns: dict[str, dict[str, Any]] = {}
@@ -189,10 +193,11 @@ def record_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
                 "column": column,
                 "trials": [[t.setting.index, t.replicate.label] for t in node.trials],
                 "state": outcome.states.get(node.key, "not run"),
-                "error": outcome.errors.get(node.key),
+                "error": without_passwords(error) if (error := outcome.errors.get(node.key)) else None,
                 "because": outcome.because.get(node.key),
             }
         )
+    run = {k: v for k, v in asdict(outcome).items() if k not in ("states", "errors", "because")}
     record = {
         "format": FORMAT,
         "sweep": sweep.name,
@@ -203,7 +208,7 @@ def record_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "replicates": [r.label for r in sweep.replicates],
         "columns": list(columns.values()),
         "tasks": tasks,
-        "run": {k: v for k, v in asdict(outcome).items() if k not in ("states", "errors", "because")},
+        "run": run | {"command": without_passwords(outcome.command)},
     }
     return dict(json.loads(json.dumps(record)))
 

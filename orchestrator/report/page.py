@@ -25,16 +25,13 @@ WIDE = 9  # columns: a wider headline table is split by task
 
 
 def write_report(study: Study, store: Store, run_path: str) -> str:
-    """Write report.html and plots/*.png into the run's folder; returns the path of the page.
-
-    The path is that of a file for a local store, else a URI.
-    """
+    """Write report.html and plots/*.png into the run's folder; returns the path of the page in the store."""
     drawn = pictures(study)
     for picture in drawn:
         store.write(f"{run_path}/plots/{picture.name}.png", picture.png)
-    store.write(f"{run_path}/report.html", render(study, drawn).encode())
-    relative = f"{run_path}/report.html"
-    return str(store.path(relative)) if store.local is not None else f"{store.uri.rstrip('/')}/{relative}"
+    page = f"{run_path}/report.html"
+    store.write(page, render(study, drawn).encode())
+    return page
 
 
 def render(study: Study, drawn: Sequence[Picture]) -> str:

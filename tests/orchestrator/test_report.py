@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -55,8 +56,7 @@ class _Page(HTMLParser):
 
 def page_of(study: Study, store: Store) -> _Page:
     path = write_report(study, store, RUN)
-    with open(path, encoding="utf-8") as file:
-        page = _Page(file.read())
+    page = _Page(store.path(path).read_text(encoding="utf-8"))
     page.text = re.sub(r"\s+", " ", page.text)
     assert page.open == []
     return page
@@ -162,6 +162,28 @@ def test_text_of_the_study_is_escaped(store):
     page = store.read(f"{RUN}/report.html").decode()
     assert "<script" not in page
     assert "a &lt; b &amp; &lt;script&gt;" in page
+
+
+def test_nothing_that_a_run_leaves_holds_the_password_of_its_store(tmp_path):
+    from pyarrow.fs import LocalFileSystem
+
+    store = Store(str(tmp_path))
+    plan = make_plan(toy_sweep(probes=[Brittle()]), store)
+    outcome = carry_out(plan, store)
+    uri = "s3://key:opensesame@bucket/study"
+    errors = dict.fromkeys(outcome.errors, f"OSError: {uri} is gone")
+    outcome = replace(outcome, errors=errors, command=f"python -m orchestrator sweep toy.py --store {uri}")
+    (tmp_path / RUN / "plots").mkdir(parents=True)  # a bucket needs no folders
+    store.uri, store.local, store._remote, store._prefix = uri, None, LocalFileSystem(), str(tmp_path)
+    study = Study.from_plan(plan, store, outcome)
+    study.save(store, RUN)
+    study.write_tables(store, RUN)
+    assert store.shown(write_report(study, store, RUN)) == f"s3://key:***@bucket/study/{RUN}/report.html"
+    left = {p.name: p.read_bytes() for p in (tmp_path / RUN).rglob("*") if p.is_file()}
+    assert {"study.json", "report.html", "trials.parquet", "timeline.png"} <= set(left)
+    assert [name for name, data in left.items() if b"opensesame" in data] == []
+    assert b"s3://key:***@bucket/study is gone" in left["study.json"]
+    assert b"--store s3://key:***@bucket/study" in left["report.html"]
 
 
 def test_a_stored_run_has_no_timeline_and_no_division_by_its_time(store):
