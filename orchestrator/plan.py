@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import itertools
+import json
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -284,60 +285,69 @@ def _check_signature(task: Task, subjects: Sequence[str], count: int | None = No
         ) from None
 
 
+@dataclass
+class _Alike:
+    """Stored artifacts of a class that differ in nothing but their inputs."""
+
+    fields: Mapping[str, Any]
+    seeds: Mapping[str, int]
+    code: Mapping[str, str]
+    inputs: set[tuple[str, ...]] = field(default_factory=set)
+
+
 def why(plan: Plan, store: Store) -> dict[str, str]:
     """For every task that must run, in words, what distinguishes it from the nearest stored one."""
     must = [n for n in plan.nodes.values() if n.key not in plan.stored]
-    manifests: dict[str, list[dict[str, Any]]] = {}
+    stored: dict[str, dict[str, _Alike]] = {}
     for name in sorted({n.name for n in must}):
-        keys = sorted(store.committed([name]))
-        manifests[name] = list(store.manifests((name, k) for k in keys))
-    stored_specs = {m["key"]: m for items in manifests.values() for m in items}
+        for m in store.manifests((name, k) for k in sorted(store.committed([name]))):
+            parts = m.get("fields", {}), m.get("seeds", {}), m.get("code", {})
+            alike = stored.setdefault(m.get("class", ""), {}).setdefault(json.dumps(parts), _Alike(*parts))
+            alike.inputs.add(tuple(m.get("inputs", ())))
     reasons: dict[str, str] = {}
     for node in must:  # inputs come first, so their reasons are known
-        reasons[node.key] = _reason(node, plan, manifests[node.name], stored_specs, reasons)
+        candidates = stored.get(class_path(type(node.task)), {})
+        reasons[node.key] = _reason(node, plan, candidates.values(), reasons)
     return reasons
 
 
-def _reason(
-    node: Node,
-    plan: Plan,
-    candidates: Sequence[Mapping[str, Any]],
-    stored: Mapping[str, Mapping[str, Any]],
-    reasons: Mapping[str, str],
-) -> str:
-    new_inputs = [plan.nodes[i] for i in node.inputs if i in reasons]
-    same_class = [m for m in candidates if m.get("class") == class_path(type(node.task))]
-    if not same_class:
+def _reason(node: Node, plan: Plan, candidates: Collection[_Alike], reasons: Mapping[str, str]) -> str:
+    if not candidates:
         return f"no {node.name} is stored yet"
+    fields = own_fields(node.task)
     best: list[str] | None = None
-    for manifest in same_class:
-        found = _differences(node, manifest)
+    for alike in candidates:
+        found = _differences(node, fields, alike)
         if best is None or len(found) < len(best):
             best = found
+        if len(best) <= 1:
+            break
+    new_inputs = [plan.nodes[i] for i in node.inputs if i in reasons]
     if new_inputs:
         first = new_inputs[0]
         # The cause lies upstream; what differs here besides is said as well.
-        own = [d for d in best or [] if not d.startswith(("input", "seed"))]
+        own = [d for d in best or [] if d != _OTHER_INPUTS]
         upstream = reasons[first.key]
         cause = upstream if upstream.startswith(f"{first.name}: ") else f"{first.name}: {upstream}"
         return "; ".join([*own, cause])
     return "; ".join(best or ["the artifact was deleted"])
 
 
-def _differences(node: Node, manifest: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
-    found += _field_differences(manifest.get("fields", {}), own_fields(node.task), "")
-    seeds = manifest.get("seeds", {})
-    if dict(node.seeds) != seeds:
-        changed = sorted({node.seeds[s] for s in node.seeds if seeds.get(s) != node.seeds[s]})
+_OTHER_INPUTS = "not stored yet for these inputs"
+
+
+def _differences(node: Node, fields: Mapping[str, Any], alike: _Alike) -> list[str]:
+    found = _field_differences(alike.fields, fields, "")
+    if dict(node.seeds) != alike.seeds:
+        changed = sorted({node.seeds[s] for s in node.seeds if alike.seeds.get(s) != node.seeds[s]})
         found.append(f"new seed {', '.join(map(str, changed))}")
-    before, now = manifest.get("code", {}), node.code
+    before, now = alike.code, node.code
     for module in sorted(set(before) | set(now)):
         if before.get(module) != now.get(module):
             name = module.partition(":")[0].replace(".", "/") + ".py"
             found.append(f"code of {name} changed" if module in before and module in now else f"code: {name} is new")
-    if manifest.get("inputs") != list(node.inputs):
-        found.append("inputs differ")
+    if node.inputs not in alike.inputs:
+        found.append(_OTHER_INPUTS)
     return found
 
 

@@ -235,6 +235,16 @@ def test_why_a_setting(store: Store) -> None:
     assert found["Fit"].pop().startswith("rho: 0.")
 
 
+def test_why_what_was_not_reached(store: Store) -> None:
+    """A run that ended early: the trainings are there, and some of the probes."""
+    planned = plan()
+    left = min(tasks(planned, "Curvature"))
+    for node in planned.nodes.values():
+        if node.key != left:
+            store.commit(node.name, node.key, store.workspace(), {**node.spec(), "status": "done", "results": {}})
+    assert reasons(store, sweep()) == {"Curvature": {"not stored yet for these inputs"}}
+
+
 def test_why_deleted(store: Store) -> None:
     commit(plan(), store, but=("Brittle",))
     assert reasons(store, sweep()) == {"Brittle": {"no Brittle is stored yet"}}
