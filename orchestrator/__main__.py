@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--store",
         metavar="URI",
-        default=os.environ.get("ORCHESTRATOR_STORE", "./artifacts"),
+        default=os.environ.get("ORCHESTRATOR_STORE") or "./artifacts",
         help="where artifacts are: a folder, s3://…, gs://… (default: $ORCHESTRATOR_STORE, else ./artifacts)",
     )
     command.add_arguments(parser)

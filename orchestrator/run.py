@@ -67,11 +67,9 @@ class Finished:
 
 def preflight(plan: Plan) -> None:
     """Let every task that must run check what it can, before anything is scheduled."""
-    checked = set()
-    for node in plan.nodes.values():
-        if node.key not in plan.stored and node.kind == "data" and node.task not in checked:
-            checked.add(node.task)
-            node.task.preflight()
+    tasks = {id(n.task): n.task for n in plan.nodes.values() if n.key not in plan.stored}  # one for all its nodes
+    for task in tasks.values():
+        task.preflight()
 
 
 def execute_plan(

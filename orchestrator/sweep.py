@@ -325,7 +325,12 @@ def checked_slot(slot: Any, where: str) -> dict[str, float]:
             raise InvalidValue(f"Sweep: {where} names {name!r}{nearest(name, known)}; known are cpu, gpu and memory.")
         if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
             raise InvalidValue(f"Sweep: {where}[{name!r}] must be a number of at least 0, not {amount!r}.")
-    return {"cpu": 1.0, **{k: float(v) for k, v in slot.items()}}
+        if name == "gpu" and amount > 1 and amount != int(amount):
+            raise InvalidValue(f"Sweep: {where}['gpu'] must be whole above 1, not {amount!r}: only one GPU is shared.")
+    checked = {"cpu": 1.0, **{k: float(v) for k, v in slot.items()}}
+    if not any(checked.values()):
+        raise InvalidValue(f"Sweep: {where} holds no resource at all: give it some, such as {{'cpu': 1}}.")
+    return checked
 
 
 def default_slot(gpus: bool) -> dict[str, float]:
@@ -575,7 +580,9 @@ def _build(node: ast.expr, names: Mapping[str, Any], item: str) -> Any:
                 try:
                     return cls(*args, **keywords)
                 except TypeError as error:
-                    raise InvalidValue(f"--set {item!r}: {_unknown_field(error, names)}") from error
+                    known = "unexpected keyword argument" in str(error)
+                    told = _unknown_field(error, names) if known else f"{error}."
+                    raise InvalidValue(f"--set {item!r}: {told}") from error
             specs = [n for n, v in names.items() if isinstance(v, type) and issubclass(v, Spec)]
             raise InvalidValue(
                 f"--set {item!r}: {node.func.id!r} is not a Spec that the sweep file knows"

@@ -53,6 +53,8 @@ FILES = {
     "wrong mode": ("sweep = Sweep(train=train, seeds=[0], mode='highest')", "mode must be"),
     "no samples": ("sweep = Sweep(train=train, seeds=[0], samples=0)", "samples must be"),
     "unknown resource": ("sweep = Sweep(train=train, seeds=[0], slot={'gpus': 1})", "did you mean 'gpu'"),
+    "no resource": ("sweep = Sweep(train=train, seeds=[0], slot={'cpu': 0})", "no resource at all"),
+    "one GPU and a half": ("sweep = Sweep(train=train, seeds=[0], slot={'gpu': 1.5})", "must be whole above 1"),
     "negative resource": ("sweep = Sweep(train=train, seeds=[0], slot={'cpu': -1})", "at least 0"),
     "a function for a rule": ("sweep = Sweep(train=train, seeds=[0], pair_when=len)", "pair_when"),
     "a search that is none": (
@@ -118,6 +120,7 @@ ARGUMENTS = {
     "empty list": (["sweep", "study.py", "--set", "train.epochs=[]"], "empty"),
     "unknown model": (["sweep", "study.py", "--set", "train.model=MLQ(widths=(8,))"], "did you mean 'MLP'"),
     "unknown field of a model": (["sweep", "study.py", "--set", "train.model=MLP(width=(8,))"], "widths"),
+    "a call without what it needs": (["sweep", "study.py", "--set", "seeds=range()"], "range expected at least 1"),
     "code": (["sweep", "study.py", "--set", "train.epochs=__import__('os').getpid()"], "literal"),
     "no seeds": (["sweep", "study.py", "--seeds", "0"], "must be at least 1"),
     "negative seeds": (["sweep", "study.py", "--seeds", "-1"], "seed"),
@@ -151,6 +154,46 @@ def test_corrupt_dataset_file(folder, capsys):
     (folder / "data" / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
     Path("study.py").write_text(HEAD + "sweep = Sweep(train=Train(dataset=CIFAR10(), model=MLP()), seeds=[0])")
     assert "cifar-10-python.tar.gz" in complain(capsys, "sweep", "study.py")
+
+
+FUSSY = """
+from collections.abc import Mapping
+from dataclasses import dataclass
+from orchestrator import Sweep
+from tasks.errors import DataError
+from tasks.task import Probe, Task
+
+@dataclass(frozen=True)
+class Table(Task):
+    columns: Mapping[str, int] | None = None
+    def run(self, ctx):
+        return {}
+
+@dataclass(frozen=True)
+class Fit(Task):
+    table: Table = Table(columns={"a": 1})
+    def run(self, ctx, table):
+        return {"val_accuracy": 1.0}
+
+@dataclass(frozen=True)
+class Fussy(Probe):
+    def run(self, ctx, trained):
+        return {}
+    def preflight(self):
+        raise DataError("The file labels.csv is missing: put it beside the sweep.")
+
+sweep = Sweep(train=Fit(), seeds=[0], probes=[Fussy()])
+"""
+
+
+def test_every_task_may_check_what_it_needs_before_anything_runs(folder, capsys):
+    Path("study.py").write_text(FUSSY)
+    assert "labels.csv is missing" in complain(capsys, "sweep", "study.py")
+
+
+def test_an_empty_store_variable_names_the_default_store(folder, capsys, monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_STORE", "")
+    assert "artifacts holds no runs" in complain(capsys, "status")
 
 
 def test_smoke_without_a_smoke_size(folder, capsys):
