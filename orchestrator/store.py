@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -245,8 +246,8 @@ class Store:
         if data is None:
             raise StoreError(f"The store {self} holds no artifact {task_name}/{key}.")
         try:
-            manifest = json.loads(data)
-        except ValueError:
+            manifest = _decoded(json.loads(data))
+        except (ValueError, TypeError, AttributeError):
             manifest = None
         if not isinstance(manifest, dict):
             raise StoreError(
@@ -293,7 +294,7 @@ class Store:
                     "sha256": digest.hexdigest(),
                 }
             whole = {"format": FORMAT, "key": key, "task": task_name, **manifest, "files": files}
-            (folder / MANIFEST).write_bytes(json.dumps(whole, sort_keys=True, indent=1).encode())
+            (folder / MANIFEST).write_bytes(json.dumps(_encoded(whole), sort_keys=True, indent=1).encode())
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise StoreError(f"The store {self} cannot be written: {_first_line(error)}.") from None
@@ -394,6 +395,23 @@ class Store:
         """Name of the newest run of a sweep."""
         data = self.read(f"runs/{sweep}/latest")
         return data.decode().strip() if data else None
+
+
+def _encoded(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with results that JSON has no number for (nan, inf) as {"float": "nan"}."""
+    results = {
+        k: {"float": repr(float(v))} if isinstance(v, float) and not math.isfinite(v) else v
+        for k, v in manifest.get("results", {}).items()
+    }
+    return {**manifest, "results": results} if results else dict(manifest)
+
+
+def _decoded(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The reverse of `_encoded`."""
+    for name, value in manifest.get("results", {}).items():
+        if isinstance(value, dict):
+            manifest["results"][name] = float(value["float"])
+    return manifest
 
 
 def _digest(file: Any) -> Any:

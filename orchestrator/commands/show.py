@@ -8,12 +8,11 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from ..store import Store
+from ..store import MANIFEST, Store
 from .common import find_artifact
 
 
@@ -27,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     name, key = find_artifact(store, options.key)
     manifest = store.manifest(name, key)
     if options.json:
-        print(json.dumps(manifest, indent=1, sort_keys=True))
+        print((store.read(f"artifacts/{name}/{key}/{MANIFEST}") or b"").decode())
         return 0
     print(f"{manifest.get('label', name)}\n{name} {key}\n{store.shown(f'artifacts/{name}/{key}')}")
     when = datetime.fromtimestamp(manifest.get("started", 0)).strftime("%Y-%m-%d %H:%M:%S")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import socket
@@ -77,6 +78,21 @@ def test_a_second_commit_of_a_key_is_harmless(store: Store) -> None:
     assert (store.fetch("Job", KEY) / "a.txt").read_bytes() == FILES["a.txt"]
     assert not folder.exists()
     assert os.listdir(store.path("tmp")) == []
+
+
+def test_results_that_are_no_numbers_are_plain_json(store: Store) -> None:
+    """Not every reader of JSON takes NaN for a number."""
+    results = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.5, "e": None, "f": "nan"}
+    given = store.commit("Toy", "0" * 32, store.workspace(), {"results": results})
+    text = store.read(f"artifacts/Toy/{'0' * 32}/manifest.json")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    json.loads(text, parse_constant=refuse)
+    for manifest in (given, store.manifest("Toy", "0" * 32)):
+        assert math.isnan(manifest["results"].pop("a"))
+        assert manifest["results"] == {"b": math.inf, "c": -math.inf, "d": 1.5, "e": None, "f": "nan"}
 
 
 def test_many_commits_of_one_key_at_once(store: Store) -> None:
