@@ -14,6 +14,7 @@ from ..study import DONE, Metric, Study, Summary
 from . import words
 from .pictures import Picture, pictures
 from .terminal import ranked
+from .views import name_of
 
 __all__ = ["write_report"]
 
@@ -169,7 +170,7 @@ def _pair_table(study: Study, column: str) -> dict[str, Any] | None:
     cells = sorted({c for found in by_metric for c in found}, key=lambda c: (len(set(c)) > 1, c))
     rows = []
     for cell in cells[:MAX_PAIR_CELLS]:
-        a, b = study.settings[cell[0]].label, study.settings[cell[-1]].label
+        a, b = name_of(study, cell[0]), name_of(study, cell[-1])
         found = [f.get(cell) for f in by_metric]
         seeds = max((s.interval.units for s in found if s), default=0)
         rows.append(

@@ -37,6 +37,8 @@ def with_half_width(mean: float, half: float | None) -> str:
     if half == 0:
         return f"{number(mean)} ± 0"
     exponent = math.floor(math.log10(max(abs(mean), half)))
+    if mean and math.floor(math.log10(abs(mean))) - math.floor(math.log10(half)) > 5:
+        return f"{number(mean, 5)} ± {number(half, 2)}"  # not nine places of the mean
     scale = 0 if -4 <= exponent < 6 else exponent
     last = math.floor(math.log10(half)) - scale  # the place of the half-width's first digit
     decimals = min(max(1 - last, 0), 9)

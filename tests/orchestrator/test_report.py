@@ -138,6 +138,12 @@ def test_censored_values_show_a_median_and_say_why(store):
     assert "no means are drawn" in text
 
 
+def test_a_result_that_no_task_has_is_named_in_the_caption(store):
+    study = toy_study(store, train=Fit(), probes=[Brittle()])
+    captions = {p.name: p.caption for p in pictures(study)}
+    assert "No panel for ratio: no task has a value. Left out: 3 of 3 values (" in captions["brittle-metrics"]
+
+
 def test_pairs_across_settings_are_drawn_between_settings(store):
     study = toy_study(store, **STUDIES["pairs across settings only"])
     titles = {p.name: p.title for p in pictures(study)}
@@ -327,6 +333,8 @@ def test_numbers(value, text):
         (0.5, None, "0.5000"),
         (0.0, 0.03, "0.000 ± 0.030"),
         (2e-9, 0.5, "0.00 ± 0.50"),
+        (1.00000001, 2e-8, "1.0000 ± 2 × 10⁻⁸"),
+        (1234.5, 0.0025, "1234.5 ± 0.0025"),
     ],
 )
 def test_intervals_in_words(mean, half, text):

@@ -73,7 +73,7 @@ def brief(metric: Metric) -> str:
     text = metric.words
     if len(text) > 34:
         text = re.sub(r"\s*\([^)]*\)", "", text)
-    return text.partition(",")[0] if len(text) > 50 else text
+    return re.split(r",(?![^⟨]*⟩)", text)[0] if len(text) > 50 else text
 
 
 def said(name: str) -> str:

@@ -111,7 +111,7 @@ def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Pi
         within = spread([c for c in cells if len(set(c)) == 1], MAX_CELLS // 2)
         shown = within + spread([c for c in cells if len(set(c)) > 1], MAX_CELLS - len(within))
     rows, columns_ = shape(len(shown), 1 if len(shown) == 1 else 4 if len(shown) > 6 else 3)
-    fig, axes = panels(rows, columns_, height=3.0 if len(shown) == 1 else 1.75, share=True)
+    fig, axes = panels(rows, columns_, height=3.0 if len(shown) == 1 else 2.3 if rows == 1 else 1.75, share=True)
     names = list(curve["y"])
     bands = False
     for ax, cell in zip(axes, shown, strict=False):
@@ -135,10 +135,10 @@ def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Pi
     lines = [d for d in data if d.cell in shown]
     caption = f"Thin lines: one {unit} each ({words.count(len(lines), 'line')} a quantity in all)"
     caption += "; thick lines: their mean." if len(lines) > len(shown) else "."
-    if column.kind == "pair" and len({d.cell for d in data if len(set(d.cell)) > 1}):
-        caption += (
-            " A panel with one name: pairs of seeds of that setting; with two (A × B): the first network is of A."
-        )
+    if column.kind == "pair" and any(len(set(c)) > 1 for c in shown):
+        if any(len(set(c)) == 1 for c in shown):
+            caption += " A panel with one name: pairs of seeds of that setting."
+        caption += " A × B: the first network is of A, the second of B."
     if len(shown) < len(cells):
         caption += f" {len(shown)} of {len(cells)} combinations of settings are drawn, evenly spaced in their order."
     caption += _gone(study, column)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .. import style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -20,6 +22,9 @@ PAD = 0.05
 GAP = 0.09
 """Inches between neighbours, their labels included."""
 
+TICKS = 0.4
+"""Inches, roughly, of tick labels and an axis label below the panels."""
+
 
 def arrange(fig: Figure, renderer: Any) -> None:
     """Make the panels as large as title, labels and the legend below them leave room for."""
@@ -28,17 +33,19 @@ def arrange(fig: Figure, renderer: Any) -> None:
     pad, gap = PAD * dpi, GAP * dpi
     left, right, bottom, top = pad, width - pad, pad, height - pad
     aside = [t for t in fig.texts if t.get_rotation() == 90]
-    for text in fig.texts:
-        extent = text.get_window_extent(renderer)
-        if text in aside:
-            text.set_horizontalalignment("left")
-            text.set_x(left / width)
-            left += extent.width + gap / 2
-        else:
-            text.set_y(top / height)
-            top -= extent.height + gap
+    for text in (t for t in fig.texts if t not in aside):
+        text.set_y(top / height)
+        top -= text.get_window_extent(renderer).height + gap
     for legend in fig.legends:
         bottom += legend.get_window_extent(renderer).height + gap / 2
+    for text in aside:
+        text.set_horizontalalignment("left")
+        text.set_multialignment("center")
+        text.set_x(left / width)
+        share = text.get_window_extent(renderer).height / max(top - bottom - TICKS * dpi, 1.0)
+        if share > 1:
+            text.set_text(style.wrapped(text.get_text(), int(len(text.get_text()) / share)))
+        left += text.get_window_extent(renderer).width + gap / 2
 
     fig.subplots_adjust(left / width + 0.06, bottom / height + 0.08, right / width, top / height, 0.1, 0.25)
     panels = {_place(ax): ax for ax in fig.axes}

@@ -97,7 +97,7 @@ def _draw_matrix(ax: Axes, fig: Figure, matrix: Any, metric: Metric) -> None:
         for (i, j), value in np.ndenumerate(matrix):
             if np.isfinite(value):
                 light = (value - low) / (high - low) > 0.55
-                ax.text(j, i, words.number(float(value), 3), ha="center", va="center", fontsize=6.5,
+                ax.text(j, i, words.number(float(value), 3 if n <= 4 else 2), ha="center", va="center", fontsize=6.5,
                         color="black" if light else "white")  # fmt: skip
     bar = fig.colorbar(image, ax=ax, shrink=0.8, pad=0.03)
     bar.set_label(style.wrapped(brief(metric), 36))

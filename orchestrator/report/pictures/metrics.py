@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ...study import Column, Metric, Study
-from .. import style
+from .. import style, words
 from ..views import View, name_of, scale_of, views
 from .canvas import MAX_CELLS, MAX_PANELS, Picture, brief, left_out, legend, panels, png, shape, slug
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
     """Headline metrics of a column against the swept parameter: means, intervals, and single seeds."""
     metrics = [m for m in study.headline(column.kind) if m.column is column][:MAX_PANELS]
-    metrics = [m for m in metrics if study.values(m) and not _constant(study, m)]
+    without = [m for m in metrics if not study.values(m)]
+    metrics = [m for m in metrics if m not in without and not _constant(study, m)]
     within = {s.settings for m in metrics for s in study.summaries(m) if len(set(s.settings)) == 1}
     found = views(study) if within else [_across(study, metrics)]
     for number, view in enumerate(found):
@@ -56,6 +57,9 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
         if cut:
             caption += " Intervals that reach beyond the panel are cut off at its edge: so few seeds hardly bound them."
         caption += left_out(study, metrics)
+        if without:
+            caption += f" No panel for {words.listed([m.name for m in without])}: no task has a value."
+            caption += left_out(study, without)
         name = f"{slug(column.name)}-metrics" + (f"-{number + 1}" if number else "")
         yield Picture(name, title, caption, column.kind, column.name, png(fig, title))
 
@@ -117,7 +121,10 @@ def _draw_metric(ax: Axes, study: Study, metric: Metric, view: View, inches: flo
                     capsize=2.5, elinewidth=1.0, label=view.names[line])  # fmt: skip
         for mean, half in zip(means, halves, strict=True):
             cut |= mean - half < low - room or mean + half > high + room
-    if cut:
+    if 0 < high - low <= 1e-6 * abs(high):  # rounding errors are no differences to look at
+        ax.set_ylim(high - 0.1 * abs(high), high + 0.1 * abs(high))
+        cut = False
+    elif cut:
         ax.set_ylim(low - room, high + room)
     ax.set_ylabel(style.wrapped(brief(metric), 30))
     ax.set_title(metric.name, loc="left", fontsize=8, color="#555555")
