@@ -7,7 +7,7 @@ import inspect
 import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,6 +99,7 @@ class Plan:
         self.nodes: dict[str, Node] = {}
         self.stored: set[str] = set()
         self._trials: list[tuple[Trial, Node]] = []
+        self._by_seed: dict[str, list[tuple[Trial, Node]]] = {}
         self._proposed: dict[str, Setting] = {}
         self._fingerprints = Fingerprints()
         for probe in sweep.probes:
@@ -118,22 +119,31 @@ class Plan:
         before = len(self.nodes)
         self.settings.append(setting)
         replicates = self.sweep.replicates
-        earlier = list(self._trials)
         new = [self._add_trial(Trial(setting, r)) for r in replicates]
-        self._trials += new
         for trial, node in new:
             for probe in self.sweep.probes:
                 self._add(probe, [node], "probe", (trial,))
         for group in self.sweep.groups:
             self._add(group, [n for _, n in new], "group", tuple(t for t, _ in new))
         if self.sweep.pairs:
-            among = itertools.combinations(new, 2)
-            across = itertools.product(earlier, new)
-            for (a, node_a), (b, node_b) in itertools.chain(across, among):
+            for (a, node_a), (b, node_b) in itertools.chain(self._across(new), itertools.combinations(new, 2)):
                 if self.sweep.pair_when(a, b):
                     for pair in self.sweep.pairs:
                         self._add(pair, [node_a, node_b], "pair", (a, b))
-        return list(self.nodes.values())[before:]
+        self._trials += new
+        for trial, node in new:
+            self._by_seed.setdefault(trial.replicate.label, []).append((trial, node))
+        return list(itertools.islice(self.nodes.values(), before, None))
+
+    def _across(self, new: list[tuple[Trial, Node]]) -> Iterator[tuple[tuple[Trial, Node], tuple[Trial, Node]]]:
+        """Pairs of an earlier setting's trial with a new one that `pair_when` may admit."""
+        near = self.sweep.pair_when.near
+        if near is None:
+            yield from itertools.product(self._trials, new)
+        elif "seed" in near:
+            for trial, node in new:
+                for other in self._by_seed.get(trial.replicate.label, ()):
+                    yield other, (trial, node)
 
     def propose(self, config: Mapping[str, Any]) -> tuple[Setting, list[Node]]:
         """Plan what a search proposes; the same training proposed again is the setting that there is.

@@ -71,26 +71,34 @@ class Trial:
 
 @dataclass(frozen=True)
 class PairRule:
-    """Which pairs of trials a pair probe runs on; rules combine with `|`, `&` and `~`."""
+    """Which pairs of trials a pair probe runs on; rules combine with `|`, `&` and `~`.
+
+    Attributes:
+        near: it holds only for trials that share one of these ("setting", "seed"), so that not all pairs
+            of a large sweep have to be asked about; None if it may hold for any.
+    """
 
     holds: Callable[[Trial, Trial], bool]
     words: str
+    near: frozenset[str] | None = None
 
     def __call__(self, a: Trial, b: Trial) -> bool:
         return self.holds(a, b)
 
     def __or__(self, other: PairRule) -> PairRule:
-        return PairRule(lambda a, b: self(a, b) or other(a, b), f"({self.words} | {other.words})")
+        near = None if self.near is None or other.near is None else self.near | other.near
+        return PairRule(lambda a, b: self(a, b) or other(a, b), f"({self.words} | {other.words})", near)
 
     def __and__(self, other: PairRule) -> PairRule:
-        return PairRule(lambda a, b: self(a, b) and other(a, b), f"({self.words} & {other.words})")
+        near = other.near if self.near is None else self.near
+        return PairRule(lambda a, b: self(a, b) and other(a, b), f"({self.words} & {other.words})", near)
 
     def __invert__(self) -> PairRule:
         return PairRule(lambda a, b: not self(a, b), f"~{self.words}")
 
 
-same_setting = PairRule(lambda a, b: a.setting.index == b.setting.index, "same_setting")
-same_seed = PairRule(lambda a, b: a.replicate.label == b.replicate.label, "same_seed")
+same_setting = PairRule(lambda a, b: a.setting.index == b.setting.index, "same_setting", frozenset({"setting"}))
+same_seed = PairRule(lambda a, b: a.replicate.label == b.replicate.label, "same_seed", frozenset({"seed"}))
 
 
 def vary(stream: str, values: Iterable[int], *, others: int = 0) -> tuple[dict[str, int], ...]:

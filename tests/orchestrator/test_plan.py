@@ -82,6 +82,37 @@ def test_which_pairs(rule: PairRule, expected: int) -> None:
     assert len(tasks(plan(pair_when=rule), "Line")) == expected
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        same_setting,
+        same_seed,
+        same_setting | same_seed,
+        same_setting & same_seed,
+        same_seed & ~same_setting,
+        ~same_setting & same_seed,
+        ~same_seed | same_setting,
+        PairRule(lambda a, b: a.replicate.label != b.replicate.label, "other") & same_setting,
+    ],
+)
+def test_what_a_rule_is_not_asked_about_would_not_hold(rule: PairRule) -> None:
+    fields = {"rhos": (0.0, 0.1, 0.2), "seeds": range(3)}
+    assert tasks(plan(**fields, pair_when=rule)) == tasks(plan(**fields, pair_when=PairRule(rule.holds, "any")))
+
+
+def test_planning_is_linear_where_pairs_share_their_setting() -> None:
+    asked = 0
+
+    def count(a: Any, b: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        return True
+
+    counted = PairRule(count, "counted")
+    plan(tuple(0.01 * i for i in range(30)), pair_when=same_setting & counted)
+    assert asked == 30 * 3
+
+
 def test_inputs_stand_before_what_needs_them_and_in_order() -> None:
     planned = plan()
     seen: set[str] = set()
