@@ -150,10 +150,13 @@ class Store:
 
     def append(self, relative: str, data: bytes) -> None:
         """Add to a file of a local store (object stores cannot append; see `events`)."""
-        target = self.path(relative)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "ab") as file:
-            file.write(data)
+        try:
+            target = self.path(relative)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "ab") as file:
+                file.write(data)
+        except OSError as error:
+            raise StoreError(f"The store {self} cannot be written ({relative}): {_first_line(error)}.") from None
 
     def names(self, relative: str) -> list[str]:
         """Names of the files and folders in a folder, sorted; empty if there is none."""

@@ -172,6 +172,12 @@ def test_read_write_append_names(store: Store) -> None:
     assert store.latest_run("x") == "2025-01-01"
 
 
+def test_a_record_that_cannot_be_added_to(store: Store) -> None:
+    store.write("runs/toy", b"a file where a folder belongs")
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.append("runs/toy/r/events.jsonl", b"{}")
+
+
 def test_a_store_travels_to_other_processes(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = Store("relative")
