@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from .decisions import Decisions
 from .events import Events
 from .graph import Graph, State
-from .plan import Node, Plan, Shape, shape_of
+from .plan import Node, Plan, Shape, past_seconds, shape_of
 from .store import Store
 from .sweep import plain
 from .worker import Bundle, Input, Outcome, Work
@@ -72,6 +72,8 @@ class DagSearch(Searcher):
         self._cancelled = False
         self._begun = 0  # bundles handed out so far
         self._started_all = False
+        for kind, seconds in past_seconds(plan, store).items():
+            self.graph.expect(kind, seconds)
         self._add(list(plan.nodes.values()))
         if inner is not None:
             self._recall(inner)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
-from ..plan import Plan, why
+from ..plan import Plan, past_seconds, why
 from ..store import Store
 
 
@@ -72,19 +72,15 @@ def as_json(plan: Plan, store: Store, with_reasons: bool) -> dict[str, Any]:
     return told
 
 
-def expected_work(plan: Plan, store: Store, sample: int = 50) -> dict[str, float]:
-    """Task-seconds and GPU-hours still to spend, from up to `sample` past durations of each kind of task.
+def expected_work(plan: Plan, store: Store) -> dict[str, float]:
+    """Task-seconds and GPU-hours still to spend, from what tasks of this sweep took in earlier runs.
 
-    Empty if some kind has never run: then nothing honest can be said.
+    Empty if some kind of task has never run: then nothing honest can be said.
     """
     todo = [n for n in plan.nodes.values() if n.key not in plan.stored]
-    mean: dict[str, float] = {}
-    for name in {n.name for n in todo}:
-        keys = sorted(store.committed([name]))[:sample]
-        seconds = [m["seconds"] for m in store.manifests((name, k) for k in keys) if "seconds" in m]
-        if not seconds:
-            return {}
-        mean[name] = sum(seconds) / len(seconds)
+    mean = past_seconds(plan, store)
+    if any(n.name not in mean for n in todo):
+        return {}
     gpu_seconds = sum(mean[n.name] * plan.slot(n).get("gpu", 0.0) for n in todo)
     return {"seconds": sum(mean[n.name] for n in todo), "gpu_hours": gpu_seconds / 3600}
 
@@ -114,7 +110,7 @@ def print_plan(plan: Plan, store: Store, console: Console) -> None:
             gpu = f", {work['gpu_hours']:.2g} GPU-hours" if work["gpu_hours"] else ""
             console.print(f"Expected work from past durations: {_time(work['seconds'])} of tasks{gpu}.")
         else:
-            console.print("Expected work: unknown, some of these tasks have never run on this store.")
+            console.print("Expected work: unknown, since some of these tasks have never run in this sweep.")
 
 
 def print_why(plan: Plan, reasons: Mapping[str, str], console: Console) -> None:
