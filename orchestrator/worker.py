@@ -320,11 +320,13 @@ def _forget(work: Work) -> None:
     if torch is not None:
         torch.manual_seed(seed)
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
         torch.set_grad_enabled(True)
         if torch.are_deterministic_algorithms_enabled():  # the setter imports the compiler, a second or more
             torch.use_deterministic_algorithms(False)
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         # cuDNN rounds convolutions to TF32 unless told otherwise, which curvature cannot bear.
+        torch.set_float32_matmul_precision("highest")  # first: torch refuses to tell the two apart otherwise
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True

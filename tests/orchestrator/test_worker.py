@@ -49,6 +49,38 @@ def done(task: Task, store: Store) -> Outcome:
             return publish([end.value], store)[0]
 
 
+@dataclass(frozen=True)
+class Rounds(Task):
+    def run(self, ctx: Context) -> Any:
+        import torch
+
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_float32_matmul_precision("medium")
+        torch.set_grad_enabled(False)
+        return {}
+
+
+@dataclass(frozen=True)
+class Plain(Task):
+    def run(self, ctx: Context) -> Any:
+        import torch
+
+        one = torch.ones(1)
+        return {
+            "device": str(one.device),
+            "dtype": str(one.dtype),
+            "precision": torch.get_float32_matmul_precision(),
+            "grad": torch.is_grad_enabled(),
+        }
+
+
+def test_what_a_task_sets_in_torch_ends_with_it(store: Store) -> None:
+    assert done(Rounds(), store).status == "done"
+    plain = {"device": "cpu", "dtype": "torch.float32", "precision": "highest", "grad": True}
+    assert done(Plain(), store).results == plain
+
+
 def test_a_task_that_changes_the_working_folder_changes_it_for_itself_only(store: Store) -> None:
     home = str(Path.cwd())
     assert done(Wanders(), store).status == "done"
