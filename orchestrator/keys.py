@@ -214,8 +214,9 @@ def _is_library(package: str) -> bool:
 
 def _counts(module: str, path: Path) -> bool:
     """Whether a module is the project's or the user's own, not the library's."""
-    if module == "tasks" or module.startswith("tasks."):
-        return True
+    package = module.partition(".")[0]
+    if package in ("tasks", "orchestrator"):  # tasks know nothing of the orchestrator, so it decides no number
+        return package == "tasks"
     resolved = path.resolve()
     return not any(resolved.is_relative_to(root) for root in _library_roots())
 

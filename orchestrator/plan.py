@@ -15,7 +15,7 @@ from tasks.errors import InvalidValue
 from tasks.task import GroupProbe, PairProbe, Probe, Task, input_fields
 
 from .graph import Graph
-from .keys import Fingerprints, canonical, class_path, key_of, own_fields
+from .keys import SWEEP_MODULE_PREFIX, Fingerprints, canonical, class_path, key_of, own_fields
 from .store import Store
 from .sweep import Replicate, Setting, Sweep, Trial, default_slot, identity
 
@@ -370,7 +370,7 @@ def _differences(node: Node, fields: Mapping[str, Any], alike: _Alike) -> list[s
     before, now = alike.code, node.code
     for module in sorted(set(before) | set(now)):
         if before.get(module) != now.get(module):
-            name = module.partition(":")[0].replace(".", "/") + ".py"
+            name = module.partition(":")[0].removeprefix(SWEEP_MODULE_PREFIX).replace(".", "/") + ".py"
             found.append(f"code of {name} changed" if module in before and module in now else f"code: {name} is new")
     if node.inputs not in alike.inputs:
         found.append(_OTHER_INPUTS)

@@ -106,6 +106,10 @@ def vary(stream: str, values: Iterable[int], *, others: int = 0) -> tuple[dict[s
     return tuple({stream: v, "*": others} for v in values)
 
 
+_KNOWN: dict[str, Any] = {"same_setting": same_setting, "same_seed": same_seed, "vary": vary}
+"""Names that an override may use whatever the sweep file imports."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A study: trainings over settings and seeds, and what is measured on them.
@@ -474,7 +478,7 @@ def load_sweep(file: str | Path, *, smoke: bool = False, sets: Sequence[str] = (
             sweep = sweep.override(sweep.smoke)
         except UserError as error:
             raise SweepError(f"{file}, smoke: {error}") from error
-    sweep = sweep.override(parse_overrides(sets, vars(module)))
+    sweep = sweep.override(parse_overrides(sets, {**_KNOWN, **vars(module)}))
     return sweep if seeds is None else sweep.override({"seeds": _first_seeds(sweep.seeds, seeds)})
 
 
@@ -582,7 +586,7 @@ def _build(node: ast.expr, names: Mapping[str, Any], item: str) -> Any:
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name):
             cls = range if node.func.id == "range" else names.get(node.func.id)
-            if cls is range or (isinstance(cls, type) and issubclass(cls, Spec)):
+            if cls in (range, vary) or (isinstance(cls, type) and issubclass(cls, Spec)):
                 args = [_build(a, names, item) for a in node.args]
                 keywords = {k.arg: _build(k.value, names, item) for k in node.keywords if k.arg}
                 try:
