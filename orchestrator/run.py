@@ -27,7 +27,7 @@ from .errors import ClusterError, InvalidValue
 from .events import Events
 from .graph import Graph
 from .plan import Plan, shape_of
-from .store import Store
+from .store import Store, without_passwords
 from .sweep import default_slot, subclasses
 
 QUIET = {
@@ -129,7 +129,13 @@ def execute_plan(
         )
         if on_start is not None:
             on_start(search.graph, slots)
-        events.emit("run_started", command=sys.argv, tasks=len(plan.nodes), stored=len(plan.stored), slots=slots)
+        events.emit(
+            "run_started",
+            command=[without_passwords(a) for a in sys.argv],
+            tasks=len(plan.nodes),
+            stored=len(plan.stored),
+            slots=slots,
+        )
 
         def resources(config: Mapping[str, Any]) -> PlacementGroupFactory:
             return PlacementGroupFactory([ray_resources(config["bundle"].slot)])

@@ -314,7 +314,7 @@ def test_what_a_failure_does(folder, capsys):
     assert counts(lines) == {"tasks": 26, "ran": 22, "stored": 0, "failed": 2, "skipped": 2}
     failure = next(line for line in lines if line.startswith("failed: Look") and "logs" in line)
     assert "RuntimeError: no such thing" in failure
-    assert "1 tasks that need it were skipped" in failure
+    assert "1 task that needs it was skipped" in failure
     code, log, _ = orchestrate(capsys, "logs", failure.rpartition("logs ")[2])
     assert code == 0
     assert any("Traceback" in line for line in log)
