@@ -199,7 +199,8 @@ def _source(module: str) -> Path | None:
         except (ImportError, AttributeError, ValueError):
             return None
         file = spec.origin if spec else None
-    return Path(file) if file and file.endswith(".py") else None
+    # Some modules name a file that is not there ("_ops.py" of torch.ops).
+    return Path(file) if file and file.endswith(".py") and Path(file).is_file() else None
 
 
 @cache

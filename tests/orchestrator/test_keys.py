@@ -321,6 +321,13 @@ def test_probe_in_a_module_beside_the_sweep(study_keys) -> None:
     assert study_keys({**files, "bundle/constants.py": "SCALE = 9\n"})["Norm"] != before["Norm"]
 
 
+def test_a_module_whose_file_is_not_there(study_keys) -> None:
+    import torch.ops
+
+    assert not Path(torch.ops.__file__).exists()
+    study_keys({**FILES, "helpers.py": "import torch.ops\n" + FILES["helpers.py"]})
+
+
 def test_the_code_of_a_real_probe() -> None:
     """Its module, what it computes with, the streams; not the framework, not other probes."""
     from tasks.probes import Lanczos
