@@ -412,7 +412,7 @@ def own_modules() -> list[Any]:
     found = list(sweeps)
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if file and Path(file).resolve().parent in folders and module not in found:
+        if file and Path(file).resolve().parent in folders and Path(file).is_file() and module not in found:
             found.append(module)
     return found
 

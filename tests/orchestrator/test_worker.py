@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from orchestrator import worker
+from orchestrator.run import own_modules
 from orchestrator.store import Store
+from orchestrator.sweep import load_sweep
 from orchestrator.worker import Outcome, RunInfo, Work, carry_out, publish
 from tasks.task import Context, Task
 
@@ -85,3 +88,21 @@ def test_a_task_that_changes_the_working_folder_changes_it_for_itself_only(store
     home = str(Path.cwd())
     assert done(Wanders(), store).status == "done"
     assert done(Stays(), store).results == {"at": home}
+
+
+def test_only_modules_that_lie_beside_a_sweep_travel_by_value(tmp_path, monkeypatch) -> None:
+    """torch.ops names a file that would lie in the working folder, were it there."""
+    import torch.ops  # noqa: F401
+
+    (tmp_path / "beside.py").write_text("")
+    (tmp_path / "study.py").write_text(
+        "import beside\nfrom orchestrator import Sweep\nfrom toys import Fit\nsweep = Sweep(train=Fit(), seeds=[0])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    load_sweep("study.py")
+    names = {module.__name__ for module in own_modules()}
+    assert {"sweep_study", "beside"} <= names
+    assert not {n for n in names if n.startswith("torch")}
+    for name in ("sweep_study", "beside"):
+        monkeypatch.delitem(sys.modules, name)
