@@ -122,8 +122,8 @@ class DagSearch(Searcher):
             if error:
                 # Blame the task that was at work; unknown (died before any report): the first.
                 again = self.graph.lost(key, blame=key == (now or left[0]))
-                if again and key in self._setting_of:
-                    self._setting_of[key].forget(key)  # its epochs come again
+                for proposal in self._open:
+                    proposal.forget(key)  # its epochs come again
                 self._events.emit("lost", key=key, label=self._label(key), again=again)
                 if not again:
                     self.errors[key] = "its worker process died each time it ran: out of memory, killed, or crashed"

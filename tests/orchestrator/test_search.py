@@ -134,3 +134,30 @@ def test_a_setting_that_lost_a_seed_is_not_recalled(store: Store) -> None:
         store.commit(node.name, node.key, store.workspace(), manifest)
     _, inner = searching(store, [], samples=2)
     assert inner.points == {0.2: pytest.approx(0.2)}
+
+
+def test_a_training_that_starts_over_reports_its_epochs_anew(store: Store) -> None:
+    """Epochs from before its worker died are not counted as later ones."""
+    search, inner = searching(store, [0.1], samples=1)
+    heard: list[tuple[int, float]] = []
+    inner.on_trial_result = lambda name, result: heard.append(  # type: ignore[method-assign]
+        (result["training_iteration"], result["val_accuracy"])
+    )
+    suggested = search.suggest("data")
+    assert isinstance(suggested, dict)
+    points = suggested["bundle"]
+    search.on_trial_complete("data", {"outcomes": [Outcome(points.keys[0], "done", 0.1)], "now": None, "done": True})
+    bundles = {name: search.suggest(name)["bundle"] for name in ("a", "b")}  # type: ignore[index]
+
+    def report(name: str, value: float) -> None:
+        progress = {"val_accuracy": value}
+        search.on_trial_result(name, {"outcomes": [], "now": bundles[name].keys[0], "progress": [progress]})
+
+    report("a", 0.1)
+    report("a", 0.2)
+    search.on_trial_complete("a", error=True)
+    bundles["c"] = search.suggest("c")["bundle"]  # type: ignore[index]
+    assert bundles["c"].keys == bundles["a"].keys
+    report("c", 0.5)
+    report("b", 0.7)
+    assert heard == [(1, pytest.approx(0.6))]
