@@ -238,12 +238,6 @@ class Graph:
         self._make_ready(vertex)
         return True
 
-    def cancel(self) -> None:
-        """Nothing more is to start: skip everything that is not final or running."""
-        for vertex in self.vertices.values():
-            if vertex.state in (State.WAITING, State.READY):
-                self._skip(vertex, vertex.key)
-
     # Inside
 
     def _running(self, key: str) -> Vertex:

@@ -152,7 +152,7 @@ def execute_plan(
                     tune.with_resources(Worker, resources),
                     tune_config=tune.TuneConfig(
                         search_alg=search,
-                        scheduler=Shield(scheduler, most if one_shape else 0),
+                        scheduler=Shield(scheduler, search.graph, most if one_shape else 0),
                         num_samples=-1,
                         reuse_actors=True,
                         trial_dirname_creator=lambda trial: str(trial.trial_id),

@@ -69,7 +69,6 @@ class DagSearch(Searcher):
         self._open: list[_Proposal] = []  # of the inner search, which has not been told of their end
         self._values: dict[str, Any] = {}  # the metric of trainings that have ended, by key
         self._exhausted = inner is None
-        self._cancelled = False
         self._begun = 0  # bundles handed out so far
         self._started_all = False
         for kind, seconds in past_seconds(plan, store).items():
@@ -82,24 +81,18 @@ class DagSearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next bundle; None while nothing is ready; FINISHED when all is done."""
-        if not self._cancelled:
-            self._ask_inner()
-            for shape in cast("list[Shape]", self.graph.shapes()):
-                slots = self._slots(shape)
-                if self._out[shape] < slots:
-                    keys = self.graph.take(shape, slots=slots)
-                    return {"bundle": self._bundle(trial_id, keys, shape), "run": self._run}
-            warm = self._warm_up(trial_id)
-            if warm is not None:
-                return {"bundle": warm, "run": self._run}
-        if self._cancelled or (self.graph.finished and self._exhausted and not self._open):
+        self._ask_inner()
+        for shape in cast("list[Shape]", self.graph.shapes()):
+            slots = self._slots(shape)
+            if self._out[shape] < slots:
+                keys = self.graph.take(shape, slots=slots)
+                return {"bundle": self._bundle(trial_id, keys, shape), "run": self._run}
+        warm = self._warm_up(trial_id)
+        if warm is not None:
+            return {"bundle": warm, "run": self._run}
+        if self.graph.finished and self._exhausted and not self._open:
             return str(Searcher.FINISHED)
         return None
-
-    def cancel(self) -> None:
-        """Start nothing more."""
-        self._cancelled = True
-        self.graph.cancel()
 
     # Tune tells
 
@@ -200,7 +193,8 @@ class DagSearch(Searcher):
         """An empty bundle that starts a worker while the first tasks (the dataset) keep the others waiting.
 
         A worker process takes seconds to start; without this, all but the first would start only when
-        the second task is ready.
+        the second task is ready. `Shield` ends it once all have started: Tune would give a worker that
+        is free to a trial whose own is still starting, and stop that one.
         """
         shape = shape_of(self.plan.slot_of_most())
         left = self.graph.counts[State.WAITING]
@@ -342,12 +336,14 @@ class Shield(FIFOScheduler):
     Also keeps warm workers: Tune drops an idle one when no trial waits for its slot at that moment.
 
     Args:
+        graph: says whether work is waiting.
         keep: how many idle workers to keep; 0 if tasks want different slots, since an idle worker of
             one shape would then hold resources that another needs.
     """
 
-    def __init__(self, inner: TrialScheduler | None, keep: int) -> None:
+    def __init__(self, inner: TrialScheduler | None, graph: Graph, keep: int) -> None:
         super().__init__()
+        self._graph = graph
         self._scheduler = inner
         self._keep = keep
 
@@ -366,6 +362,10 @@ class Shield(FIFOScheduler):
             self._scheduler.on_trial_error(tune_controller, trial)  # type: ignore[union-attr]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if not trial.config["bundle"].keys:  # a warm-up, see `DagSearch._warm_up`
+            starting = any(t.status == trial.PENDING for t in tune_controller.get_trials())
+            wanted = bool(self._graph.shapes())
+            return str(TrialScheduler.CONTINUE if starting and not wanted else TrialScheduler.STOP)
         # What has only its evaluation and saving left is not worth stopping.
         if self._watches(trial) and not result.get("last"):
             return str(self._scheduler.on_trial_result(tune_controller, trial, result))  # type: ignore[union-attr]

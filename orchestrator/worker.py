@@ -32,6 +32,9 @@ from tasks.task import Artifact, Context, Results, Task, check_results, inherite
 
 from .store import Prepared, Store
 
+WARM_UP_SECONDS = 10.0
+"""How long a worker with nothing to do waits for the others to start before it is free for work."""
+
 REPORT_SECONDS = 0.25
 """How often a worker reports while it works, unless a scheduler wants every report."""
 
@@ -129,6 +132,7 @@ class Worker(Trainable):
 
     def _take(self, bundle: Bundle) -> None:
         self._bundle = bundle
+        self._taken = time.monotonic()
         self._unreadable: list[Outcome] = []
         works: list[Work] = []
         try:
@@ -147,6 +151,9 @@ class Worker(Trainable):
 
     def step(self) -> dict[str, Any]:
         """Work for a while; report what was committed meanwhile and where the present task stands."""
+        if not self._bundle.keys:  # a warm-up: this process is to be there, until the others are
+            time.sleep(WARM_UP_SECONDS / 100)
+            return {"outcomes": [], "now": None, "done": time.monotonic() - self._taken > WARM_UP_SECONDS}
         until = time.monotonic() + REPORT_SECONDS
         ended: list[tuple[Outcome, Prepared | None]] = []
         progress: Results = {}

@@ -277,18 +277,6 @@ def test_growth_below_a_finished_task_goes_on() -> None:
     assert graph.take() == ["b"]
 
 
-def test_cancel_skips_what_has_not_started() -> None:
-    graph = Graph()
-    chain(graph, "a", "b")
-    graph.add("c", kind="k")
-    running = graph.take()
-    graph.cancel()
-    assert not graph.finished
-    graph.committed(running[0], 1.0)
-    assert graph.finished
-    assert graph.take() == []
-
-
 def test_events_about_what_does_not_run_are_refused() -> None:
     graph = Graph()
     graph.add("a", kind="k")

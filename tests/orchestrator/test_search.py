@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from orchestrator.decisions import Decisions
 from orchestrator.events import Events
 from orchestrator.graph import State
 from orchestrator.plan import Node, make_plan
-from orchestrator.search import DagSearch
+from orchestrator.search import DagSearch, Shield
 from orchestrator.store import Store
 from orchestrator.sweep import Sweep
 from orchestrator.worker import Bundle, Outcome
@@ -161,3 +162,27 @@ def test_a_training_that_starts_over_reports_its_epochs_anew(store: Store) -> No
     report("c", 0.5)
     report("b", 0.7)
     assert heard == [(1, pytest.approx(0.6))]
+
+
+def test_a_warm_up_ends_when_all_workers_have_started_or_work_is_waiting(store: Store) -> None:
+    search, _ = searching(store, [0.1], samples=1)
+    data = search.suggest("data")
+    warm = search.suggest("warm")
+    assert isinstance(data, dict) and isinstance(warm, dict)
+    assert (len(data["bundle"].keys), warm["bundle"].keys) == (1, ())
+    assert search.suggest("none") is None  # two slots, two workers
+
+    def trial(bundle: Bundle, status: str) -> Any:
+        return SimpleNamespace(config={"bundle": bundle}, status=status, PENDING="PENDING")
+
+    own, other = trial(warm["bundle"], "RUNNING"), trial(data["bundle"], "PENDING")
+    controller = SimpleNamespace(get_trials=lambda: [own, other])
+    shield = Shield(None, search.graph, keep=0)
+    assert shield.on_trial_result(controller, own, {}) == "CONTINUE"
+    other.status = "RUNNING"
+    assert shield.on_trial_result(controller, own, {}) == "STOP"
+    other.status = "PENDING"
+    search.on_trial_complete(
+        "data", {"outcomes": [Outcome(data["bundle"].keys[0], "done", 0.1)], "now": None, "done": True}
+    )
+    assert shield.on_trial_result(controller, own, {}) == "STOP"  # the trainings are ready
