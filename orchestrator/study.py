@@ -290,11 +290,15 @@ class Study:
         return "not finite" if isinstance(value, float) and not math.isfinite(value) else "without a value"
 
     def best(self) -> int | None:
-        """Index of the setting with the best mean of the study's metric, if there are several settings."""
+        """Index of the setting with the best mean of the study's metric, among those that lost no seed.
+
+        None if there are not two such settings.
+        """
         metric = self.main_metric
         means = {}
         for summary in self.summaries(metric) if metric else []:
-            if summary.interval.mean is not None:
+            # The mean of the seeds that are left would flatter a setting that lost some.
+            if summary.interval.mean is not None and not summary.n_missing:
                 means[summary.settings[0]] = summary.interval.mean
         if len(means) < 2:
             return None

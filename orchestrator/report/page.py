@@ -156,8 +156,9 @@ def _reading(study: Study) -> list[str]:
     if best is not None and main is not None:
         text.append(
             f"★ marks the {'highest' if study.mode == 'max' else 'lowest'} mean of {main.words} "
-            f"among {len(study.settings)} settings. That is exploratory: no test was made, and the best of several "
-            "means is biased in its favour. Confirm it on fresh seeds."
+            f"among {len(study.settings)} settings; one that lost a seed is not in question, since the mean of the "
+            "others would flatter it. That is exploratory: no test was made, and the best of several means is biased "
+            "in its favour. Confirm it on fresh seeds."
         )
     return text
 

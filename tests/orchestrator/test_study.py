@@ -156,6 +156,12 @@ def test_the_best_setting_is_by_the_mean_of_the_metric(store, mode, best):
     assert toy_study(store, mode=mode).best() == best
 
 
+def test_a_setting_that_lost_a_seed_is_not_the_best(store):
+    """rho = 0.2 has the highest mean, but of its three seeds one diverges here."""
+    study = toy_study(store, train=Fit(rho=grid(0.0, 0.02, 0.05, 0.1, 0.2), diverge_above=0.15))
+    assert study.best() == 3
+
+
 def test_a_single_setting_is_not_the_best_of_anything(store):
     assert toy_study(store, train=Fit()).best() is None
 
