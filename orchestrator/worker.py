@@ -119,7 +119,6 @@ class Worker(Trainable):
             importlib.import_module(module)
         self._store = Store(self._run.store)
         self._cache: dict[str, Any] = {}
-        self._stack = contextlib.ExitStack()
         self._take(config["bundle"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
