@@ -104,7 +104,8 @@ def execute_plan(
         from ray import tune
         from ray.tune import PlacementGroupFactory
 
-        from .search import DagSearch, Shield
+        from .adaptive import Shield
+        from .search import DagSearch
         from .worker import RunInfo, Worker
 
         nodes = node_resources()

@@ -1,29 +1,27 @@
 """DagSearch: the Tune search algorithm that suggests whichever tasks are ready next.
 
 Tune schedules everything, trainings and dependent probes alike. DagSearch turns the graph's decisions
-into Tune trials and Tune's news into the graph's events. An inner search algorithm (Optuna, …), if
-there is one, proposes settings; it sees the metric averaged over a setting's seeds. An inner scheduler
-(ASHA, …) is shown training trials only.
+into Tune trials and Tune's news into the graph's events. What a search algorithm proposes and a scheduler
+stops is the matter of `adaptive`.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from ray import cloudpickle
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from .adaptive import Proposals
 from .decisions import Decisions
 from .events import Events
 from .graph import Graph, State
 from .plan import Node, Plan, Shape, past_seconds, shape_of
+from .process import Input
 from .store import Store
-from .sweep import plain
-from .worker import Bundle, Input, Outcome, Work
+from .worker import Bundle, Outcome, Work
 
 
 class DagSearch(Searcher):
@@ -59,29 +57,25 @@ class DagSearch(Searcher):
         self._slots = slots
         self._run = dict(run)
         self._decisions = decisions
-        self._inner = inner
+        self._proposals = Proposals(inner, plan, self.graph, decisions, events, add=self._look_up_and_add)
         self._watched = watched or inner is not None
         self._bundles: dict[str, Bundle] = {}  # by Tune trial
         self._out: defaultdict[Shape, int] = defaultdict(int)  # bundles handed out, by shape
         self._heard: defaultdict[str, set[str]] = defaultdict(set)  # keys reported, by Tune trial
         self._now: dict[str, str | None] = {}  # the task at work, by Tune trial
         self._attempts: defaultdict[str, int] = defaultdict(int)
-        self._open: list[_Proposal] = []  # of the inner search, which has not been told of their end
-        self._values: dict[str, Any] = {}  # the metric of trainings that have ended, by key
-        self._exhausted = inner is None
         self._begun = 0  # bundles handed out so far
         self._started_all = False
         for kind, seconds in past_seconds(plan, store).items():
             self.graph.expect(kind, seconds)
         self._add(list(plan.nodes.values()))
-        if inner is not None:
-            self._recall(inner)
+        self._proposals.recall()
 
     # Tune asks
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next bundle; None while nothing is ready; FINISHED when all is done."""
-        self._ask_inner()
+        self._proposals.ask(self._slots(shape_of(self.plan.slot_of_most())))
         for shape in cast("list[Shape]", self.graph.shapes()):
             slots = self._slots(shape)
             if self._out[shape] < slots:
@@ -90,7 +84,7 @@ class DagSearch(Searcher):
         warm = self._warm_up(trial_id)
         if warm is not None:
             return {"bundle": warm, "run": self._run}
-        if self.graph.finished and self._exhausted and not self._open:
+        if self.graph.finished and self._proposals.finished:
             return str(Searcher.FINISHED)
         return None
 
@@ -115,8 +109,7 @@ class DagSearch(Searcher):
             if error:
                 # Blame the task that was at work; unknown (died before any report): the first.
                 again = self.graph.lost(key, blame=key == (now or left[0]))
-                for proposal in self._open:
-                    proposal.forget(key)  # its epochs come again
+                self._proposals.lost(key)
                 self._events.emit("lost", key=key, label=self._label(key), again=again)
                 if not again:
                     self.errors[key] = "its worker process died each time it ran: out of memory, killed, or crashed"
@@ -124,9 +117,8 @@ class DagSearch(Searcher):
             else:
                 iteration = int((result or {}).get("training_iteration", 0))
                 self.graph.stopped(key)
-                self._decisions.stopped(key, iteration)
+                self._proposals.stopped(key, iteration, result or {})
                 self._events.emit("stopped", key=key, label=self._label(key), iteration=iteration)
-                self._note(key, result or {})
 
     # Inside
 
@@ -140,7 +132,7 @@ class DagSearch(Searcher):
                 self._heard[trial_id].add(outcome.key)
                 self._conclude(outcome, str(result.get("worker", "")))
         if bundle.watched and result.get("progress") and not result.get("outcomes"):
-            self._progress(bundle.keys[0], result["progress"][0])
+            self._proposals.progress(bundle.keys[0], result["progress"][0])
 
     def _conclude(self, outcome: Outcome, worker: str) -> None:
         label = self._label(outcome.key)
@@ -155,7 +147,7 @@ class DagSearch(Searcher):
             "committed", key=outcome.key, label=label, seconds=outcome.seconds, worker=worker, status=outcome.status
         )
         if not diverged:
-            self._note(outcome.key, outcome.results)
+            self._proposals.ended(outcome.key, outcome.results)
 
     def _bundle(self, trial_id: str, keys: list[str], shape: Shape) -> Bundle:
         works = []
@@ -213,6 +205,10 @@ class DagSearch(Searcher):
     def _is_watched(self, node: Node) -> bool:
         return self._watched and node.kind == "train"
 
+    def _look_up_and_add(self, nodes: list[Node]) -> None:
+        self.plan.look_up(self._store, nodes)
+        self._add(nodes)
+
     def _add(self, nodes: list[Node]) -> None:
         """Tell the graph of planned tasks, with what became of them before."""
         manifests = self.plan.add_to(
@@ -220,78 +216,7 @@ class DagSearch(Searcher):
         )
         for key, manifest in manifests.items():
             if manifest["status"] != "diverged":
-                self._note(key, manifest["results"])
-
-    # The inner search
-
-    def _ask_inner(self) -> None:
-        """Take settings from the inner search while there are slots for their trainings."""
-        inner = self._inner
-        if inner is None:
-            return
-        self._settle(inner)
-        while not self._exhausted:
-            if self.plan.proposals >= self.plan.sweep.samples:
-                self._exhausted = True
-                return
-            shape = shape_of(self.plan.slot_of_most())
-            trainings = len(self._open) * len(self.plan.sweep.replicates)
-            if self._open and trainings >= self._slots(shape):
-                return
-            name = f"setting-{self.plan.proposals}"
-            config = inner.suggest(name)
-            if config is None and self._open:
-                return
-            if config is None or config == Searcher.FINISHED:  # None although it waits for no result: never more
-                self._exhausted = True
-                return
-            setting, nodes = self.plan.propose(dict(config))
-            self._decisions.proposed({path: plain(v) for path, v in dict(config).items()})
-            self._events.emit("proposed", setting=setting.index, config={k: str(v) for k, v in setting.config.items()})
-            self.plan.look_up(self._store, nodes)
-            self._add(nodes)
-            self._open.append(_Proposal(name, tuple(n.key for n in self.plan.trainings(setting))))
-            self._settle(inner)
-
-    def _settle(self, inner: Searcher) -> None:
-        """Tell the inner search of the settings whose trainings have all come to an end, whichever end."""
-        for proposal in list(self._open):
-            if not all(self.graph.state(key).final for key in proposal.keys):
-                continue
-            self._open.remove(proposal)
-            values: list[Any] = [self._values.get(key) for key in proposal.keys]
-            # A setting that loses a seed is no good setting: a mean of the survivors would flatter it.
-            if all(_is_finite(v) for v in values):
-                metric = sum(values) / len(values)
-                inner.on_trial_complete(proposal.name, {self.plan.sweep.metric: metric}, error=False)
-            else:
-                inner.on_trial_complete(proposal.name, None, error=True)
-
-    def _recall(self, inner: Searcher) -> None:
-        """Tell the inner search of the settings that earlier runs tried, as far as they are done."""
-        for setting in self.plan.settings:
-            values: list[Any] = [self._values.get(node.key) for node in self.plan.trainings(setting)]
-            if all(_is_finite(v) for v in values):
-                try:
-                    inner.add_evaluated_point(dict(setting.config), sum(values) / len(values))
-                except NotImplementedError:
-                    return  # this algorithm cannot be told; it goes on without
-
-    def _note(self, key: str, results: Mapping[str, Any]) -> None:
-        """Keep the metric of a training that has ended."""
-        if self._inner is not None and self.plan.nodes[key].kind == "train":
-            self._values[key] = results.get(self.plan.sweep.metric)
-
-    def _progress(self, key: str, progress: Mapping[str, Any]) -> None:
-        value = progress.get(self.plan.sweep.metric)
-        if self._inner is None or not isinstance(value, (int, float)):
-            return
-        for proposal in self._open:
-            mean = proposal.heard(key, float(value)) if key in proposal.keys else None
-            if mean is not None:
-                iteration, average = mean
-                report = {self.plan.sweep.metric: average, "training_iteration": iteration}
-                self._inner.on_trial_result(proposal.name, report)
+                self._proposals.ended(key, manifest["results"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Empty: Tune pickles what it is given, and never needs this back."""
@@ -302,89 +227,3 @@ class DagSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
-
-
-class _Proposal:
-    """A setting of the inner search while its trainings, which have these keys, run."""
-
-    def __init__(self, name: str, keys: tuple[str, ...]) -> None:
-        self.name = name
-        self.keys = keys
-        self._curves: defaultdict[str, list[float]] = defaultdict(list)
-
-    def forget(self, key: str) -> None:
-        """A training starts over."""
-        self._curves.pop(key, None)
-
-    def heard(self, key: str, value: float) -> tuple[int, float] | None:
-        """(iteration, mean over the seeds) once every seed has come so far."""
-        curve = self._curves[key]
-        curve.append(value)
-        n = len(curve)
-        if len(self._curves) < len(self.keys) or any(len(c) < n for c in self._curves.values()):
-            return None
-        return n, sum(c[n - 1] for c in self._curves.values()) / len(self.keys)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-class Shield(FIFOScheduler):
-    """Shows an inner scheduler the training trials and hides everything else from it.
-
-    Also keeps warm workers: Tune drops an idle one when no trial waits for its slot at that moment.
-
-    Args:
-        graph: says whether work is waiting.
-        keep: how many idle workers to keep; 0 if tasks want different slots, since an idle worker of
-            one shape would then hold resources that another needs.
-    """
-
-    def __init__(self, inner: TrialScheduler | None, graph: Graph, keep: int) -> None:
-        super().__init__()
-        self._graph = graph
-        self._scheduler = inner
-        self._keep = keep
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if self._keep:
-            controller = getattr(tune_controller, "_tune_controller", tune_controller)
-            cache: Any = getattr(controller, "_actor_cache", None)  # private, so it may go away
-            if hasattr(cache, "increase_max"):
-                cache.increase_max(trial.placement_group_factory, self._keep)
-            self._keep = 0
-        if self._watches(trial):
-            self._scheduler.on_trial_add(tune_controller, trial)  # type: ignore[union-attr]
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        if self._watches(trial):
-            self._scheduler.on_trial_error(tune_controller, trial)  # type: ignore[union-attr]
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if not trial.config["bundle"].keys:  # a warm-up, see `DagSearch._warm_up`
-            starting = any(t.status == trial.PENDING for t in tune_controller.get_trials())
-            wanted = bool(self._graph.shapes())
-            return str(TrialScheduler.CONTINUE if starting and not wanted else TrialScheduler.STOP)
-        # What has only its evaluation and saving left is not worth stopping.
-        if self._watches(trial) and not result.get("last"):
-            return str(self._scheduler.on_trial_result(tune_controller, trial, result))  # type: ignore[union-attr]
-        return str(TrialScheduler.CONTINUE)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if self._watches(trial) and self._scheduler.metric in result:  # type: ignore[union-attr]
-            self._scheduler.on_trial_complete(tune_controller, trial, result)  # type: ignore[union-attr]
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        if self._watches(trial):
-            self._scheduler.on_trial_remove(tune_controller, trial)  # type: ignore[union-attr]
-
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """None: DagSearch suggests in order of priority, and Tune starts what was suggested."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Empty, see `DagSearch`."""
-        return {}
-
-    def _watches(self, trial: Any) -> bool:
-        return self._scheduler is not None and trial.config["bundle"].watched

@@ -11,11 +11,12 @@ from ray import tune
 from ray.tune.search import Searcher
 from toys import Fit, Points
 
+from orchestrator.adaptive import Shield
 from orchestrator.decisions import Decisions
 from orchestrator.events import Events
 from orchestrator.graph import State
 from orchestrator.plan import Node, make_plan
-from orchestrator.search import DagSearch, Shield
+from orchestrator.search import DagSearch
 from orchestrator.store import Store
 from orchestrator.sweep import Sweep
 from orchestrator.worker import Bundle, Outcome
