@@ -7,29 +7,25 @@ Exceptions of tasks end here: they go to the driver as plain data.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import io
 import os
-import random
 import shutil
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
 from ray.tune import Trainable
 
 from tasks.errors import UserError
-from tasks.streams import entropy
-from tasks.task import Artifact, Context, Results, Task, check_results, inherited_seeds
+from tasks.task import Context, Results, Task, check_results, inherited_seeds
 
+from .process import Input, captured, device_name, forget, input_artifact, machine, peak_memory, sentence
 from .store import Prepared, Store
 
 WARM_UP_SECONDS = 10.0
@@ -37,16 +33,6 @@ WARM_UP_SECONDS = 10.0
 
 REPORT_SECONDS = 0.25
 """How often a worker reports while it works, unless a scheduler wants every report."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """An artifact that a task needs: where it is in the store and what made it."""
-
-    key: str
-    task: Task
-    seeds: Mapping[str, int]
-    inputs: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +123,7 @@ class Worker(Trainable):
         try:
             works = cloudpickle.loads(bundle.payload) if bundle.payload else []
         except Exception as error:  # a module that this machine lacks: another attempt would end the same
-            words = f"cannot be read by the worker: {_sentence(error)}"
+            words = f"cannot be read by the worker: {sentence(error)}"
             self._unreadable = [Outcome(key, "failed", 0.0, error=words) for key in bundle.keys]
         self._todo = list(reversed(works))
         self._current: Generator[Results, None, tuple[Outcome, Prepared | None]] | None = None
@@ -209,7 +195,7 @@ def carry_out(
     work: Work, store: Store, run: RunInfo, slot: Mapping[str, float], cache: dict[str, Any]
 ) -> Generator[Results, None, tuple[Outcome, Prepared | None]]:
     """Run one task; yields its progress, returns what became of it and its artifact, ready to be committed."""
-    _forget(work)
+    forget(work.task, work.seeds, work.key)
     started, clock = time.time(), time.perf_counter()
     log = io.StringIO()
     folder = store.workspace()
@@ -217,8 +203,8 @@ def carry_out(
     kept = False
     try:
         try:
-            with _captured(log):
-                inputs = tuple(_artifact(i, store) for i in work.inputs)
+            with captured(log):
+                inputs = tuple(input_artifact(i, store) for i in work.inputs)
                 seeds = dict(work.seeds) or inherited_seeds(inputs)
                 context = Context(folder, seeds=seeds, device=device, cache=cache, log=lambda m: print(m, file=log))
                 steps = work.task.run(context, *inputs)
@@ -229,7 +215,7 @@ def carry_out(
         except (Exception, SystemExit) as error:  # sys.exit() in a task must not end the worker
             seconds = time.perf_counter() - clock
             print(traceback.format_exc(), file=log)
-            return Outcome(work.key, "failed", seconds, error=_sentence(error)), None
+            return Outcome(work.key, "failed", seconds, error=sentence(error)), None
         seconds = time.perf_counter() - clock
         status = "diverged" if results.get("diverged") is True else "done"
         manifest = {
@@ -243,9 +229,9 @@ def carry_out(
             "run": run.run,
             "git": dict(run.git),
             "worker": worker_name(),
-            "device": _device_name(device),
-            "peak_memory_bytes": _peak_memory(),
-            **_machine(),
+            "device": device_name(device),
+            "peak_memory_bytes": peak_memory(),
+            **machine(),
         }
         try:
             prepared = store.prepare(type(work.task).__name__, work.key, folder, manifest)
@@ -279,101 +265,10 @@ def _advance(steps: Generator[Results, None, Any], log: io.StringIO) -> Generato
     try:
         while True:
             try:
-                with _captured(log):
+                with captured(log):
                     progress = check_results(next(steps))
             except StopIteration as end:
                 return check_results(end.value)
             yield progress
     finally:
         steps.close()
-
-
-@contextlib.contextmanager
-def _captured(log: io.StringIO) -> Iterator[None]:
-    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        yield
-
-
-def _sentence(error: BaseException) -> str:
-    """An error in one line."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _artifact(needed: Input, store: Store) -> Artifact:
-    """The artifact on this machine, with those it was made from."""
-    name = type(needed.task).__name__
-    manifest = store.manifest(name, needed.key)
-    inputs = tuple(_artifact(i, store) for i in needed.inputs)
-    seeds = dict(needed.seeds) or inherited_seeds(inputs)
-    return Artifact(needed.key, needed.task, store.fetch(name, needed.key), manifest["results"], seeds, inputs)
-
-
-def _forget(work: Work) -> None:
-    """Undo what the task before may have left in this process.
-
-    Global random states are set from the task's seeds: no task should use them, and one that does is
-    still reproducible.
-    """
-    with contextlib.suppress(OSError):
-        os.chdir(_home())  # a task may have gone into its folder, which belongs to the store now
-    seed = entropy(f"global/{type(work.task).__qualname__}", work.seeds or {"key": int(work.key, 16)}) % 2**32
-    random.seed(seed)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(seed)
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.manual_seed(seed)
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
-        torch.set_grad_enabled(True)
-        if torch.are_deterministic_algorithms_enabled():  # the setter imports the compiler, a second or more
-            torch.use_deterministic_algorithms(False)
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        # cuDNN rounds convolutions to TF32 unless told otherwise, which curvature cannot bear.
-        torch.set_float32_matmul_precision("highest")  # first: torch refuses to tell the two apart otherwise
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-        if torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # reset the peak of resident memory (Linux)
-
-
-@lru_cache(maxsize=1)
-def _home() -> str:
-    """The working folder of this process before its first task."""
-    return os.getcwd()
-
-
-def _peak_memory() -> int | None:
-    """Peak resident memory of this process since the task began, in bytes, where Linux tells."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def _device_name(device: str) -> str:
-    torch = sys.modules.get("torch")
-    if device == "cuda" and torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return "cpu"
-
-
-@lru_cache(maxsize=1)
-def _machine() -> dict[str, Any]:
-    """Host, operating system and versions, the same for every task of this process."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "ray", "pyarrow"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return {"host": socket.gethostname(), "platform": platform.platform(), "versions": versions}

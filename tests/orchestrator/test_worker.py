@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import worker
+from orchestrator import process
 from orchestrator.run import own_modules
 from orchestrator.store import Store
 from orchestrator.sweep import load_sweep
@@ -35,9 +35,9 @@ class Stays(Task):
 def store(tmp_path, monkeypatch) -> Store:
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
-    worker._home.cache_clear()
+    process._home.cache_clear()
     yield Store(str(tmp_path / "store"))
-    worker._home.cache_clear()
+    process._home.cache_clear()
 
 
 def done(task: Task, store: Store) -> Outcome:
