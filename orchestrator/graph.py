@@ -1,8 +1,9 @@
 """The run as a pure state machine: events in, decisions out. No I/O, no Ray, no clock.
 
 Tasks are names here (keys). `add` makes them known, `take` decides what runs next, and the events
-`committed`, `failed`, `lost`, `stopped` say what became of it. What is ready is ordered by the longest
-remaining path (critical path first; Graham 1966, Kohler 1975), then by the order of declaration.
+`committed`, `found`, `failed`, `lost`, `stopped`, `elsewhere`, `withdrawn` say what became of it. What is
+ready is ordered by the longest remaining path (critical path first; Graham 1966, Kohler 1975), then by
+the order of declaration.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class State(Enum):
     WAITING = "waiting"  # for its inputs
     READY = "ready"
     RUNNING = "running"
-    STORED = "stored"  # was committed before this run
+    ELSEWHERE = "elsewhere"  # another run on the same store is at work on it
+    STORED = "stored"  # was committed before this run, or by another
     DONE = "done"  # committed by this run
     FAILED = "failed"
     SKIPPED = "skipped"  # an input failed, diverged or was stopped; or the task was stopped itself
@@ -41,6 +43,8 @@ class Vertex:
         kind: tasks of one kind are expected to take equally long.
         shape: the slot it needs; only tasks of one shape share a bundle.
         alone: never bundled with others.
+        losses: how often its worker died while it was at work; `moves`: how often it was taken from its
+            worker through no fault of its own; `withdrawals`: how often its artifact was found damaged.
         because: for a skipped task, the key of the task that is the reason.
     """
 
@@ -56,6 +60,8 @@ class Vertex:
     rank: float = 0.0
     barren: bool = False  # diverged or stopped: nothing can be made from it
     losses: int = 0
+    moves: int = 0
+    withdrawals: int = 0
     because: str | None = None
 
 
@@ -64,14 +70,18 @@ class Graph:
 
     Args:
         bundle_seconds: cheap tasks are bundled until they are expected to take this long.
-        max_losses: how often a task may be lost with its worker before it counts as failed.
+        max_losses: how often a task may be lost with its worker, or its artifact be found damaged,
+            before it counts as failed.
+        max_moves: how often it may be lost with its machine. Machines are taken away for their own
+            reasons, but one that dies of the task each time must not go on for ever.
     """
 
-    def __init__(self, *, bundle_seconds: float = 1.0, max_losses: int = 3) -> None:
+    def __init__(self, *, bundle_seconds: float = 1.0, max_losses: int = 3, max_moves: int = 30) -> None:
         self.vertices: dict[str, Vertex] = {}
         self.counts: Counter[State] = Counter()
         self._bundle_seconds = bundle_seconds
         self._max_losses = max_losses
+        self._max_moves = max_moves
         self._seconds: dict[str, float] = {}  # expected duration by kind, learned
         self._ranked_with: dict[str, float] = {}  # the durations in the present ranks
         self._learned = 0  # durations learned so far
@@ -126,16 +136,22 @@ class Graph:
             self._skip(vertex, self.vertices[bad[0]].because or bad[0])
             return
         self._raise_rank(vertex, self._expected(kind))
-        vertex.missing = sum(not self._available(self.vertices[n]) for n in unique)
-        if not vertex.missing:
-            self._make_ready(vertex)
+        self._wait(vertex)
 
     def expect(self, kind: str, seconds: float) -> None:
         """State how long tasks of a kind are expected to take (from earlier runs)."""
         self._seconds.setdefault(kind, max(seconds, 1e-4))
 
+    def expected(self, key: str) -> float | None:
+        """Expected seconds of a task; None if none of its kind has ended yet."""
+        return self._seconds.get(self.vertices[key].kind)
+
     def state(self, key: str) -> State:
         return self.vertices[key].state
+
+    def in_state(self, state: State) -> list[str]:
+        """The tasks in a state (a look at all of them, unless there are none)."""
+        return [k for k, v in self.vertices.items() if v.state is state] if self.counts[state] else []
 
     @property
     def finished(self) -> bool:
@@ -195,16 +211,21 @@ class Graph:
         vertex = self._running(key)
         vertex.barren = barren
         self._learn(vertex.kind, seconds)
-        self._set(vertex, State.DONE)
-        if barren:
-            self._skip_dependents(vertex, key)
-            return
-        for name in vertex.dependents:
-            dependent = self.vertices[name]
-            if dependent.state is State.WAITING:
-                dependent.missing -= 1
-                if not dependent.missing:
-                    self._make_ready(dependent)
+        self._become_available(vertex, State.DONE)
+
+    def found(self, key: str, *, barren: bool = False) -> None:
+        """The artifact of a running task, or of one that is elsewhere, is in the store: another run made it."""
+        vertex = self._in(key, State.RUNNING, State.ELSEWHERE)
+        vertex.barren = barren
+        self._become_available(vertex, State.STORED)
+
+    def elsewhere(self, key: str) -> None:
+        """Another run is at work on the task that was taken: this one leaves it to that, until `released`."""
+        self._set(self._running(key), State.ELSEWHERE)
+
+    def released(self, key: str) -> None:
+        """The other run has let go of the task without committing it."""
+        self._again(self._in(key, State.ELSEWHERE))
 
     def failed(self, key: str) -> None:
         """The task ended in an error; what depends on it is skipped."""
@@ -232,19 +253,91 @@ class Graph:
         """
         vertex = self._running(key)
         vertex.losses += blame
-        if vertex.losses >= self._max_losses:
+        vertex.moves += not blame
+        if vertex.losses >= self._max_losses or vertex.moves >= self._max_moves:
             self.failed(key)
             return False
-        self._make_ready(vertex)
+        self._again(vertex)
         return True
+
+    def too_small(self, key: str, shape: Hashable) -> None:
+        """The running task needs more than its slot; it is ready again, for a slot of this shape."""
+        vertex = self._running(key)
+        vertex.shape = shape
+        vertex.alone = True
+        self._again(vertex)
+
+    def returned(self, key: str) -> None:
+        """The running task was not carried out, through no fault of its own: it waits for its inputs again."""
+        self._again(self._running(key))
+
+    def withdrawn(self, key: str) -> bool:
+        """The artifact of a task turned out to be damaged or gone: it is made again, unless that happens too often.
+
+        What is running with it goes on; what waits for it waits again.
+
+        Returns:
+            Whether it will be made again.
+        """
+        vertex = self.vertices[key]
+        if vertex.state not in (State.STORED, State.DONE):
+            return vertex.state not in (State.FAILED, State.SKIPPED)  # known already
+        vertex.withdrawals += 1
+        vertex.barren = False
+        if vertex.withdrawals >= self._max_losses:
+            self._set(vertex, State.FAILED)
+            self._skip_dependents(vertex, key)
+            return False
+        self._set(vertex, State.WAITING)
+        after = (self.vertices[n] for n in vertex.dependents)
+        vertex.rank = 0.0
+        rank = max((d.rank for d in after if not d.state.final), default=0.0)
+        self._raise_rank(vertex, self._expected(vertex.kind) + rank)
+        for name in vertex.dependents:
+            dependent = self.vertices[name]
+            if dependent.state in (State.WAITING, State.READY):
+                self._again(dependent)
+        self._again(vertex)
+        return vertex.state is not State.SKIPPED
 
     # Inside
 
     def _running(self, key: str) -> Vertex:
+        return self._in(key, State.RUNNING)
+
+    def _in(self, key: str, *states: State) -> Vertex:
         vertex = self.vertices[key]
-        if vertex.state is not State.RUNNING:
-            raise ValueError(f"{key} is {vertex.state.value}, not running")
+        if vertex.state not in states:
+            raise ValueError(f"{key} is {vertex.state.value}, not {' or '.join(s.value for s in states)}")
         return vertex
+
+    def _again(self, vertex: Vertex) -> None:
+        """A task goes back to where it was before it was taken; its inputs may have changed meanwhile."""
+        bad = next((v for n in vertex.inputs if self._blocks(v := self.vertices[n])), None)
+        if bad is not None:
+            self._skip(vertex, bad.because or bad.key)
+            self._skip_dependents(vertex, bad.because or bad.key)
+            return
+        self._set(vertex, State.WAITING)
+        self._wait(vertex)
+
+    def _wait(self, vertex: Vertex) -> None:
+        """A waiting task is ready at once if all its inputs are there."""
+        vertex.missing = sum(not self._available(self.vertices[n]) for n in vertex.inputs)
+        if not vertex.missing:
+            self._make_ready(vertex)
+
+    def _become_available(self, vertex: Vertex, state: State) -> None:
+        self._set(vertex, state)
+        if vertex.barren:
+            self._skip_dependents(vertex, vertex.key)
+            return
+        for name in vertex.dependents:
+            dependent = self.vertices[name]
+            if dependent.state is State.WAITING:
+                dependent.missing -= 1
+                if not dependent.missing:
+                    self._make_ready(dependent)
 
     def _available(self, vertex: Vertex) -> bool:
         return vertex.state in (State.STORED, State.DONE) and not vertex.barren
@@ -280,7 +373,7 @@ class Graph:
         todo = list(vertex.dependents)
         while todo:
             dependent = self.vertices[todo.pop()]
-            if dependent.state in (State.WAITING, State.READY):
+            if dependent.state in (State.WAITING, State.READY, State.ELSEWHERE):
                 self._skip(dependent, because)
                 todo += dependent.dependents
 

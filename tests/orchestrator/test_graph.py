@@ -20,12 +20,14 @@ class GraphMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.graph = Graph(bundle_seconds=1.0, max_losses=2)
+        self.graph = Graph(bundle_seconds=1.0, max_losses=2, max_moves=3)
         self.inputs: dict[str, list[str]] = {}
         self.about: dict[str, tuple[str, str, bool]] = {}  # kind, shape, alone
         self.states: dict[str, State] = {}
         self.barren: set[str] = set()
         self.losses: Counter[str] = Counter()
+        self.moves: Counter[str] = Counter()
+        self.withdrawals: Counter[str] = Counter()
         self.starts: Counter[str] = Counter()
         self.known: set[str] = set()  # kinds whose duration is known
 
@@ -34,11 +36,12 @@ class GraphMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         """What is skipped, waiting or ready, from the definitions."""
         for key, inputs in self.inputs.items():  # inputs stand before what needs them
-            if self.states[key] in (State.WAITING, State.READY):
+            if self.states[key] in (State.WAITING, State.READY, State.ELSEWHERE):
                 if any(i in self.barren or self.states[i] in (State.FAILED, State.SKIPPED) for i in inputs):
                     self.states[key] = State.SKIPPED
-                elif all(self.states[i] in (State.STORED, State.DONE) for i in inputs):
-                    self.states[key] = State.READY
+                elif self.states[key] is not State.ELSEWHERE:
+                    there = all(self.states[i] in (State.STORED, State.DONE) for i in inputs)
+                    self.states[key] = State.READY if there else State.WAITING
 
     def ranks(self) -> dict[str, float]:
         """Longest remaining path of every task that is not final."""
@@ -93,7 +96,7 @@ class GraphMachine(RuleBasedStateMachine):
             assert bundle == urgent[: len(bundle)]
         if len(bundle) > 1:
             assert all(self.about[k][0] in self.known for k in bundle)
-            assert not any(self.about[k][2] or self.losses[k] for k in bundle)
+            assert not any(self.about[k][2] or self.losses[k] for k in bundle)  # alone, or suspect
             assert sum(SECONDS[self.about[k][0]] for k in bundle) <= 1.0 + 1e-9
         for key in bundle:
             assert all(self.states[i] in (State.DONE, State.STORED) for i in self.inputs[key])
@@ -128,12 +131,78 @@ class GraphMachine(RuleBasedStateMachine):
     def lost(self, data: st.DataObject, blame: bool) -> None:
         key = data.draw(st.sampled_from(self.running()))
         self.losses[key] += blame
+        self.moves[key] += not blame
         again = self.graph.lost(key, blame=blame)
-        assert again == (self.losses[key] < 2)
-        self.states[key] = State.READY if again else State.FAILED
-        if again:
-            self.starts[key] -= 1
+        assert again == (self.losses[key] < 2 and self.moves[key] < 3)
+        self.back(key) if again else self.states.update({key: State.FAILED})
         self.settle()
+
+    def back(self, key: str) -> None:
+        """A task that was taken is to be taken again."""
+        self.states[key] = State.WAITING
+        self.starts[key] -= 1
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), shape=st.sampled_from(["small", "large"]))
+    def too_small(self, data: st.DataObject, shape: str) -> None:
+        key = data.draw(st.sampled_from(self.running()))
+        self.graph.too_small(key, shape)
+        self.about[key] = (self.about[key][0], shape, True)
+        self.back(key)
+        self.settle()
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def elsewhere(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.running()))
+        self.graph.elsewhere(key)
+        self.states[key] = State.ELSEWHERE
+        self.settle()
+
+    def away(self) -> list[str]:
+        return [k for k, s in self.states.items() if s is State.ELSEWHERE]
+
+    @precondition(lambda self: self.away())
+    @rule(data=st.data())
+    def released(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(self.away()))
+        self.graph.released(key)
+        self.back(key)
+        self.settle()
+
+    @precondition(lambda self: self.away() or self.running())
+    @rule(data=st.data(), diverged=st.sampled_from([False, False, True]))
+    def found(self, data: st.DataObject, diverged: bool) -> None:
+        key = data.draw(st.sampled_from(self.away() + self.running()))
+        self.graph.found(key, barren=diverged)
+        self.states[key] = State.STORED
+        if diverged:
+            self.barren.add(key)
+        self.settle()
+
+    @precondition(lambda self: self.sound())
+    @rule(data=st.data(), reporter=st.booleans())
+    def withdrawn(self, data: st.DataObject, reporter: bool) -> None:
+        """An artifact is damaged; perhaps a task that was to use it says so and waits again."""
+        key = data.draw(st.sampled_from(self.sound()))
+        self.withdrawals[key] += 1
+        again = self.graph.withdrawn(key)
+        if self.withdrawals[key] >= 2:
+            assert not again
+            self.states[key] = State.FAILED
+        else:
+            self.states[key] = State.WAITING
+            self.starts[key] = 0
+        self.settle()
+        assert again == (self.states[key] in (State.WAITING, State.READY))
+        users = [k for k in self.running() if key in self.inputs[k]]
+        if users and reporter:
+            self.graph.returned(users[0])
+            self.back(users[0])
+            self.settle()
+
+    def sound(self) -> list[str]:
+        return [k for k, s in self.states.items() if s in (State.STORED, State.DONE) and k not in self.barren]
 
     # What always holds
 
@@ -147,7 +216,7 @@ class GraphMachine(RuleBasedStateMachine):
         assert self.graph.finished == all(s.final for s in self.states.values())
 
     @invariant()
-    def nothing_runs_twice_unless_lost(self) -> None:
+    def nothing_runs_twice_unless_lost_or_damaged(self) -> None:
         assert all(n <= 1 for n in self.starts.values())
 
     @invariant()
@@ -158,6 +227,10 @@ class GraphMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """From wherever it stands, the run can be ended; what was skipped has its reason."""
         for _ in range(2 * len(self.inputs) + 1):
+            for key in self.away():
+                self.graph.found(key)
+                self.states[key] = State.STORED
+                self.settle()
             for key in self.running():
                 self.commit(key)
             for shape in self.graph.shapes():
