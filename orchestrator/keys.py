@@ -84,8 +84,11 @@ def key_of(task: Task, inputs: Sequence[str], seeds: Mapping[str, int], code: Ma
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-FRAMEWORK = ("tasks.task", "tasks.spec", "tasks.errors")
-"""Modules that every task imports and that decide no number: a change there recomputes nothing."""
+FRAMEWORK = ("tasks.task", "tasks.spec", "tasks.errors", "tasks.snapshots")
+"""Modules that every task imports and that decide no number: a change there recomputes nothing.
+
+Snapshots give back what they were given, so a resumed task ends with the bytes of an undisturbed one.
+"""
 
 STREAMS = "tasks.streams"
 """Decides the random numbers of every task, so it is part of every task's code."""

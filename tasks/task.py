@@ -11,13 +11,14 @@ in a notebook or a test::
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from . import streams
+from . import snapshots, streams
 from .errors import UserError
 from .spec import Spec
 
@@ -99,6 +100,7 @@ class Task(Spec):
         A long task is a generator: each `yield {...}` reports progress (an epoch, a cycle) as a
         mapping of scalars, and its `return` value is the results. Files go to `ctx.dir`.
         `last: True` in a report says that only evaluation and saving remain: no scheduler stops it then.
+        A generator that calls `ctx.snapshot` and `ctx.resume` continues where it was interrupted.
 
         The result `diverged: True` is reserved: it says that the work ended in a non-finite loss.
         That is an outcome, not an error; the artifact is kept and what depends on it is skipped.
@@ -179,6 +181,23 @@ class Context:
         seeds: the seed of every stream that the sweep drives; a task that names no streams of its
             own inherits those of its inputs, so the same seed draws the same directions.
         cache: what the worker keeps in memory between tasks (see `cached`).
+
+    A long task survives an interruption if it is a generator written like this::
+
+        state = ctx.resume() or {"done": 0, "rows": [], "w": start()}
+        for row in state["rows"]:
+            yield row  # those of before, once more
+        while state["done"] < self.cycles:
+            ...  # a cycle: changes the state, appends a row
+            ctx.snapshot(lambda: state)
+            yield row
+        ...  # write files to ctx.dir, return results
+
+    Interrupted anywhere and started again, with an empty `dir`, as often as need be, it makes the same
+    reports from the first on, leaves the same bytes and returns the same results as if undisturbed.
+    So the state holds whatever the rest depends on: parameters and the optimizer's state, generators
+    that go on from cycle to cycle (`get_state()`; those made anew from a stream's name need no
+    keeping), what is reported and written at the end.
     """
 
     def __init__(
@@ -189,12 +208,15 @@ class Context:
         device: str | None = None,
         cache: dict[str, Any] | None = None,
         log: Callable[[str], None] | None = None,
+        snapshots: snapshots.Snapshots | None = None,
     ) -> None:
         self.dir = dir
         self.seeds = dict(seeds or {})
         self.cache: dict[str, Any] = {} if cache is None else cache
         self._device = device
         self._log = log
+        self._snapshots = snapshots
+        self._offer: Callable[[], Mapping[str, Any]] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -222,6 +244,53 @@ class Context:
         Draw on the CPU and move: the numbers are then the same on every device.
         """
         return streams.torch_generator(stream, self.seeds)
+
+    def snapshot(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        """Offer a state from which this task can be resumed. Call it right before every `yield`, or before none.
+
+        Args:
+            make: gives the state (see `snapshots.encode` for what it may hold). Called now if a snapshot is
+                due, which is decided by whoever runs the task; or while the task waits at the `yield`, if
+                it is abandoned there; or never. What it returns is copied at once.
+        """
+        if self._snapshots is None:
+            return
+        self._offer = make
+        if self._snapshots.due():
+            self.save_offered()
+
+    def resume(self) -> dict[str, Any] | None:
+        """The state of this task's last snapshot; None if there is none. One that is damaged is none, and is logged.
+
+        Tensors are on the CPU.
+        """
+        data = self._snapshots.load() if self._snapshots is not None else None
+        if data is None:
+            return None
+        try:
+            return snapshots.decode(data)
+        except snapshots.DamagedSnapshot as damage:
+            self.log(f"The task starts from its beginning, because its snapshot cannot be used: {damage}")
+            return None
+
+    def advance(self, steps: Generator[Results, None, Any]) -> Results:
+        """The next report of the task's generator. For whoever runs the task.
+
+        What the task offered at the `yield` before is withdrawn: it moves on and changes its state.
+        Raises: StopIteration: the task has ended, with its results in `value`.
+        """
+        self._offer = None
+        return next(steps)
+
+    def save_offered(self) -> None:
+        """Save the state offered at the `yield` where the task waits, if it is not saved yet.
+
+        For whoever runs the task, with `advance`, and abandons it at a `yield`. Nothing is saved of a task
+        that was interrupted on its way from one to the next: its state is in between.
+        """
+        if self._offer is not None and self._snapshots is not None:
+            make, self._offer = self._offer, None
+            self._snapshots.save(snapshots.encode(make()))
 
     def cached(self, key: str, make: Callable[[], T]) -> T:
         """`make()`, kept in the worker's memory under `key` for the tasks that follow.
@@ -295,12 +364,16 @@ def execute(
     seed: int = 0,
     device: str | None = None,
     report: Callable[[Results], None] | None = None,
+    snapshot: str | Path | None = None,
 ) -> Artifact:
     """Run one task here and now, without the orchestrator; its files go to `folder`.
 
     Args:
         inputs: artifacts of the tasks in the task's fields, then those it probes.
         seed: drives every stream that the task names.
+        snapshot: file for the task's state, written at every report and deleted at the end. Where it is
+            there already, the task continues from it (with a new folder): a long task thus survives being
+            interrupted. It must come from the same task, of the same code.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -309,8 +382,35 @@ def execute(
     seeds = dict.fromkeys(task.streams, seed) if task.streams else inherited_seeds(inputs)
     if len(inputs) < len(inspect.signature(task.run).parameters) - 1 and not _takes_any(task):
         raise TypeError(f"{type(task).__name__}.run() needs more inputs than the {len(inputs)} given.")
-    results = drain(task.run(Context(path, seeds=seeds, device=device), *inputs), report)
+    kept = None if snapshot is None else _SnapshotFile(Path(snapshot), repr((task, seeds, [a.task for a in inputs])))
+    results = drain(task.run(Context(path, seeds=seeds, device=device, snapshots=kept), *inputs), report)
+    if kept is not None:
+        kept.path.unlink(missing_ok=True)
     return Artifact(key=str(path), task=task, dir=path, results=results, seeds=seeds, inputs=inputs)
+
+
+class _SnapshotFile:
+    """Snapshots in a file, one at every report; the digest of what they belong to stands before them."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        self.path = path
+        self.owner = hashlib.sha256(owner.encode()).digest()
+
+    def due(self) -> bool:
+        return True
+
+    def save(self, data: bytes) -> None:
+        new = self.path.with_name(self.path.name + ".new")
+        new.write_bytes(self.owner + data)
+        new.replace(self.path)
+
+    def load(self) -> bytes | None:
+        if not self.path.exists():
+            return None
+        data = self.path.read_bytes()
+        if not data.startswith(self.owner):
+            raise UserError(f"The file {self.path} is no snapshot of this task: delete it, or name another.")
+        return data[len(self.owner) :]
 
 
 def _takes_any(task: Task) -> bool:
