@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from tasks.errors import DataError, InvalidValue, UserError, nearest
 
-__all__ = ["ClusterError", "DataError", "InvalidValue", "StoreError", "SweepError", "UserError", "nearest"]
+__all__ = [
+    "ClusterError",
+    "DamagedArtifact",
+    "DataError",
+    "InvalidValue",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "SweepError",
+    "UserError",
+    "nearest",
+]
 
 
 class SweepError(UserError):
@@ -13,6 +24,29 @@ class SweepError(UserError):
 
 class StoreError(UserError):
     """The store cannot be read or written, or does not hold what was asked for."""
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer for as long as one was willing to wait."""
+
+
+class StoreFull(StoreError):
+    """There is no space left where the store, or a task's folder, is."""
+
+
+class DamagedArtifact(StoreError):
+    """A committed artifact is not what was committed, or is gone.
+
+    Attributes:
+        task_name, key: which one.
+        reason: what is wrong, in words.
+    """
+
+    def __init__(self, message: str, task_name: str = "", key: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.task_name = task_name
+        self.key = key
+        self.reason = reason
 
 
 class ClusterError(UserError):
