@@ -73,6 +73,8 @@ class S3Server:
             str(weed), "server", f"-dir={self.folder}", "-s3", f"-s3.config={config}", "-ip=127.0.0.1",
             f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             "-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",  # else at fixed ports, which two servers cannot share
+            "-master.electionTimeout=1s", "-master.heartbeatInterval=100ms", "-volume.preStopSeconds=0",
         ]  # fmt: skip
         with open(self.folder / "log", "ab") as log:
             # A session of its own: a Ctrl-C meant for a test's driver does not reach it.
@@ -139,7 +141,7 @@ class S3Server:
             self.resume()
         self._server.send_signal(how)
         try:
-            self._server.wait(timeout=20)
+            self._server.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self._server.kill()
             self._server.wait()
