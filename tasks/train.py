@@ -41,7 +41,8 @@ class Train(Task):
 
     Streams of randomness: "init" draws the initial parameters, "order" the batches, "augmentation" the
     crops and flips, "label_noise" the labels. Each epoch has its own part of "order" and "augmentation".
-    The same seeds give the same bytes on the same hardware and number of threads.
+    The same seeds give the same bytes on the same hardware and number of threads, and so does a training
+    that was interrupted: it continues after the last epoch of which there is a snapshot.
 
     Attributes:
         dataset: what to train on.
@@ -161,8 +162,27 @@ class Train(Task):
         history: dict[str, list[Any]] = {}
         diverged = False
 
+        def state() -> dict[str, Any]:
+            """All that the epochs to come, the reports and the results depend on."""
+            return {"network": _tensors(network), "stepper": stepper.state_dict(), "history": history}
+
+        def report(epoch: int) -> Results:
+            row = {name.removeprefix("running_"): values[epoch] for name, values in history.items()}
+            return {**row, "last": epoch + 1 == self.epochs}
+
+        if (before := ctx.resume()) is not None:
+            for name, tensor in _tensors(network).items():
+                tensor.copy_(before["network"][name])
+            stepper.load_state_dict(before["stepper"])
+            history = before["history"]
+        trained = len(history.get("epoch", ()))  # epochs behind us
+        if trained:
+            ctx.log(f"continued after epoch {trained}")
+        for epoch in range(trained):
+            yield report(epoch)
+
         with _precision(self.precision, self.deterministic):
-            for epoch in range(self.epochs):
+            for epoch in range(trained, self.epochs):
                 network.train()
                 order = torch.randperm(examples, generator=ctx.generator(f"order/{epoch}")).to(device)
                 if self.augment is not None:
@@ -219,8 +239,8 @@ class Train(Task):
                     ctx.log(f"epoch {epoch + 1}: the loss is not finite, so the training ends here")
                     break
                 ctx.log(f"epoch {epoch + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch"))
-                progress = {k.removeprefix("running_"): v for k, v in row.items()}
-                yield {**progress, "last": epoch + 1 == self.epochs}
+                ctx.snapshot(state)
+                yield report(epoch)
 
         ctx.save_table("history", history)
         ctx.save_arrays("history", **history)
@@ -233,7 +253,7 @@ class Train(Task):
         }
         if not diverged:
             results["train_loss"], results["train_accuracy"] = evaluate(network, data, train)
-            results["val_loss"], results["val_accuracy"] = val_loss, val_accuracy
+            results["val_loss"], results["val_accuracy"] = history["val_loss"][-1], history["val_accuracy"][-1]
             results["test_loss"], results["test_accuracy"] = evaluate(network, data, data.test)
             results["generalisation_gap"] = results["test_loss"] - results["train_loss"]
             results["grad_norm"] = history["grad_norm"][-1]
@@ -287,6 +307,11 @@ def save_weights(network: nn.Module, ctx: Context) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     if all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
         save_file(state, ctx.dir / "weights.safetensors")
+
+
+def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    """All tensors that training may change: parameters and buffers, also those that are not stored with the weights."""
+    return {name: tensor.detach() for name, tensor in (*network.named_parameters(), *network.named_buffers())}
 
 
 def _refuse_dropout(network: nn.Module) -> None:

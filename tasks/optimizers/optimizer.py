@@ -73,5 +73,25 @@ class Stepper:
         return self.base.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned, exactly as if nothing had been between.
+
+        PyTorch's own loading puts each tensor on the right device, but casts it to the type of its
+        parameter; that is undone here.
+        """
         self.base.load_state_dict(state)
+        for index, saved in state["state"].items():
+            held = self.base.state[self.parameters[index]]
+            held.update({name: _restored(held[name], value) for name, value in saved.items()})
+
+
+def _restored(held: Any, saved: Any) -> Any:
+    """The saved value on the devices that `held`, which may be cast, has chosen for its tensors."""
+    import torch
+
+    if isinstance(saved, torch.Tensor):
+        return saved.to(held.device)
+    if isinstance(saved, dict):
+        return {k: _restored(held[k], v) for k, v in saved.items()}
+    if isinstance(saved, (list, tuple)):
+        return type(saved)(_restored(h, s) for h, s in zip(held, saved, strict=True))
+    return saved
