@@ -165,35 +165,59 @@ def _is_finite(value: Any) -> bool:
 class Shield(FIFOScheduler):
     """Shows an inner scheduler the training trials and hides everything else from it.
 
-    Also keeps warm workers: Tune drops an idle one when no trial waits for its slot at that moment.
+    Also keeps warm workers: Tune drops an idle one when no trial waits for its slot at that moment. And it
+    ends every trial when the run is to end early, and hands on why a worker has died.
 
     Args:
         graph: says whether work is waiting.
         keep: how many idle workers to keep; 0 if tasks want different slots, since an idle worker of
             one shape would then hold resources that another needs.
+        halted: whether the run is to end early.
+        on_death: told of a trial and of what Ray says of the death of its worker.
     """
 
-    def __init__(self, inner: TrialScheduler | None, graph: Graph, keep: int) -> None:
+    def __init__(
+        self,
+        inner: TrialScheduler | None,
+        graph: Graph,
+        keep: int,
+        *,
+        halted: Callable[[], bool] = lambda: False,
+        on_death: Callable[[str, BaseException | None], None] = lambda trial_id, error: None,
+    ) -> None:
         super().__init__()
         self._graph = graph
         self._scheduler = inner
         self._keep = keep
+        self._kept: Any = None  # the shape of which idle workers are kept
+        self._halted = halted
+        self._on_death = on_death
+
+    def _keep_workers(self, tune_controller: Any, shape: Any) -> None:
+        """Keep idle workers of the first shape, until a task wants another."""
+        cache: Any = getattr(getattr(tune_controller, "_tune_controller", tune_controller), "_actor_cache", None)
+        if not self._keep or not hasattr(cache, "decrease_max"):  # private to Tune, so it may go away
+            return
+        if self._kept is None:
+            self._kept = shape
+            cache.increase_max(shape, self._keep)
+        elif shape != self._kept:
+            cache.decrease_max(self._kept, self._keep)
+            self._keep = 0
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if self._keep:
-            controller = getattr(tune_controller, "_tune_controller", tune_controller)
-            cache: Any = getattr(controller, "_actor_cache", None)  # private, so it may go away
-            if hasattr(cache, "increase_max"):
-                cache.increase_max(trial.placement_group_factory, self._keep)
-            self._keep = 0
+        self._keep_workers(tune_controller, trial.placement_group_factory)
         if self._watches(trial):
             self._scheduler.on_trial_add(tune_controller, trial)  # type: ignore[union-attr]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._on_death(str(trial.trial_id), trial.get_pickled_error())
         if self._watches(trial):
             self._scheduler.on_trial_error(tune_controller, trial)  # type: ignore[union-attr]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if self._halted():
+            return str(TrialScheduler.STOP)
         if not trial.config["bundle"].keys:  # a warm-up, see `DagSearch._warm_up`
             starting = any(t.status == trial.PENDING for t in tune_controller.get_trials())
             wanted = bool(self._graph.shapes())
