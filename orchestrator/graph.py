@@ -46,6 +46,7 @@ class Vertex:
         losses: how often its worker died while it was at work; `moves`: how often it was taken from its
             worker through no fault of its own; `withdrawals`: how often its artifact was found damaged.
         because: for a skipped task, the key of the task that is the reason.
+        blocked: how many tasks were skipped because of this one.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Vertex:
     moves: int = 0
     withdrawals: int = 0
     because: str | None = None
+    blocked: int = 0
 
 
 class Graph:
@@ -379,6 +381,7 @@ class Graph:
 
     def _skip(self, vertex: Vertex, because: str) -> None:
         vertex.because = because
+        self.vertices[because].blocked += because != vertex.key
         self._set(vertex, State.SKIPPED)
 
     def _expected(self, kind: str) -> float:
