@@ -1,4 +1,4 @@
-"""The run's append-only record: `events.jsonl`, one JSON object a line.
+"""The run's append-only record: `events.jsonl`, one JSON object a line (see `journal`).
 
 Every event has a `time` (Unix seconds) and an `event`:
 
@@ -14,57 +14,83 @@ Every event has a `time` (Unix seconds) and an `event`:
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .errors import StoreError
+from .journal import Journal, read_journal
 from .store import Store
-
-FLUSH_SECONDS = 30.0
-"""How often the record is written to an object store, which cannot append."""
 
 
 class Events:
     """Writes the events of one run and hands them to listeners.
+
+    Emitting neither waits for an object store nor fails: events that cannot be written are kept until they can.
 
     Args:
         path: of the run in the store, "runs/<sweep>/<run>".
     """
 
     def __init__(self, store: Store, path: str) -> None:
-        self._store = store
-        self._file = f"{path}/events.jsonl"
-        self._lines: list[bytes] = []
-        self._written = time.monotonic()
+        self._journal = Journal(store, f"{path}/events.jsonl")
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
+
+    @property
+    def trouble(self) -> StoreError | None:
+        """Why the record could not be written the last time; None while all is well."""
+        return self._journal.trouble
 
     def emit(self, event: str, **data: Any) -> None:
         """Record an event."""
         record = {"time": time.time(), "event": event, **data}
-        line = json.dumps(record).encode() + b"\n"
-        if self._store.local is not None:
-            self._store.append(self._file, line)
-        else:
-            self._lines.append(line)
-            if time.monotonic() - self._written > FLUSH_SECONDS:
-                self.flush()
+        self._journal.add(record)
         for listener in self.listeners:
             listener(record)
 
     def flush(self) -> None:
-        """Make the record in the store complete."""
-        if self._lines:
-            self._store.write(self._file, b"".join(self._lines))
-            self._written = time.monotonic()
+        """Make the record in the store complete.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        self._journal.flush()
+
+    def close(self) -> None:
+        """Make the record complete, as one file on every store.
+
+        Raises:
+            StoreError: the store cannot be written; what was written before is still there.
+        """
+        self._journal.close(merge=True)
 
 
 def read_events(store: Store, path: str) -> Iterator[dict[str, Any]]:
-    """The events of a run so far; a line cut off by a crash is passed over."""
-    for line in (store.read(f"{path}/events.jsonl") or b"").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            yield event
+    """The events of a run so far; what is damaged, or no event, is passed over.
+
+    Every event handed out has its `time` and `event`, and its fields are of the types that are written.
+    """
+    for record in read_journal(store, f"{path}/events.jsonl").records:
+        if _is_event(record):
+            yield record
+
+
+_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "run_started": {"tasks": int, "stored": int, "slots": int},
+    "submitted": {"key": str, "label": str},
+    "committed": {"key": str, "label": str, "seconds": (int, float), "worker": str, "status": str},
+    "failed": {"key": str, "label": str, "error": (str, type(None))},
+    "lost": {"key": str, "label": str},
+    "stopped": {"key": str, "label": str},
+}
+"""The fields on which readers rely, by event."""
+
+
+def _is_event(record: dict[str, Any]) -> bool:
+    event, when = record.get("event"), record.get("time")
+    if not isinstance(event, str) or isinstance(when, bool) or not isinstance(when, (int, float)):
+        return False
+    if not math.isfinite(when):
+        return False
+    return all(isinstance(record.get(name), kinds) for name, kinds in _FIELDS.get(event, {}).items())

@@ -173,7 +173,7 @@ def execute_plan(
             shutil.rmtree(scratch, ignore_errors=True)
         seconds = time.time() - started
         events.emit("run_interrupted" if interrupted else "run_finished", seconds=seconds, startup=startup)
-        events.flush()
+        events.close()
     return Finished(search.graph, dict(search.errors), started, seconds, startup, slots, interrupted)
 
 

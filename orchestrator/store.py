@@ -148,13 +148,19 @@ class Store:
         except OSError as error:
             raise StoreError(f"The store {self} cannot be written ({relative}): {_first_line(error)}.") from None
 
-    def append(self, relative: str, data: bytes) -> None:
-        """Add to a file of a local store (object stores cannot append; see `events`)."""
+    def append(self, relative: str, data: bytes, *, durable: bool = False) -> None:
+        """Add to a file of a local store (object stores cannot append; see `journal`).
+
+        Args:
+            durable: return when it is on disk.
+        """
         try:
             target = self.path(relative)
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(target, "ab") as file:
                 file.write(data)
+            if durable:
+                _sync(target)
         except OSError as error:
             raise StoreError(f"The store {self} cannot be written ({relative}): {_first_line(error)}.") from None
 
@@ -192,14 +198,20 @@ class Store:
             )
         probe = f".writable-{uuid.uuid4().hex[:8]}"
         self.write(probe, b"")
-        self._delete_file(probe)
+        self.delete_file(probe)
 
-    def _delete_file(self, relative: str) -> None:
-        if self.local is not None:
-            self.path(relative).unlink(missing_ok=True)
-        else:
+    def delete_file(self, relative: str) -> None:
+        """Delete a file; that there is none is fine."""
+        try:
+            if self.local is not None:
+                self.path(relative).unlink(missing_ok=True)
+                return
             assert self._remote is not None
             self._remote.delete_file(f"{self._prefix}/{relative}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"The store {self} cannot be written ({relative}): {_first_line(error)}.") from None
 
     # Artifacts
 
