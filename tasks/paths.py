@@ -48,27 +48,36 @@ def barrier(fractions: np.ndarray, losses: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Band:
-    """A path as it stands after a cycle.
+    """A path as it stands after a cycle, and all that `autoneb` must know of it to go on.
 
     Attributes:
         cycle: 0 is the path before the first step.
+        origin: the cycle that the path is from.
         path: its nodes, shape (n, size), end points included.
         fractions: where on the path each node is kept, shape (n,), from 0 to 1.
         sampled: fractions of the path's length at which it was sampled, and
         losses: the loss there; the nodes are among them. Shapes (m,).
         saddle: the largest of the losses.
+        ceiling: a cycle that leaves the saddle above it is taken back.
         inserted: nodes that were added since the cycle before.
-        failed: the cycle's steps were too large; this is the path as it was before.
+        step: gradient steps taken so far.
     """
 
     cycle: int
+    origin: int
     path: Tensor
     fractions: np.ndarray
     sampled: np.ndarray
     losses: np.ndarray
     saddle: float
+    ceiling: float
     inserted: int
-    failed: bool = False
+    step: int
+
+    @property
+    def failed(self) -> bool:
+        """The cycle's steps were too large; this is the path as it was before."""
+        return self.origin < self.cycle
 
 
 def autoneb(
@@ -87,6 +96,7 @@ def autoneb(
     perturbation: float = 0.01,
     momentum: float = 0.0,
     generator: torch.Generator | None = None,
+    after: Band | None = None,
 ) -> Iterator[Band]:
     """Automated nudged elastic band (Draxler et al. 2018), one cycle for every step size.
 
@@ -113,58 +123,79 @@ def autoneb(
         steps: steps a cycle.
         pivots: nodes to begin with, end points not counted; `max_pivots` is the most there may be.
         momentum: share of the last move that is kept; starts afresh in each cycle.
-        generator: of the perturbation's direction (drawn on the CPU).
+        generator: of the perturbation's direction (drawn on the CPU), as it was at the very beginning.
+        after: go on after this band, which an earlier call with the same arguments has yielded.
 
     Yields:
-        the band before the first cycle (the straight line itself, not perturbed) and after each one. A
-        cycle whose steps leave the finite numbers, or end far above the straight line (by more than the
-        range of losses on it), is taken back: the next one, of smaller steps, starts where it did.
+        the band before the first cycle (the straight line itself, not perturbed) and after each one, or
+        those that follow `after`. A cycle whose steps leave the finite numbers, or end far above the
+        straight line (by more than the range of losses on it), is taken back: the next one, of smaller
+        steps, starts where it did.
     """
-    fractions = np.linspace(0, 1, pivots + 2)
-    line = end - start
-    path = torch.stack([start + float(t) * line for t in fractions[:-1]] + [end])
-    band = _sample(0, path, fractions, loss, samples)
-    yield band
+    band = after
+    if band is None:
+        fractions = np.linspace(0, 1, pivots + 2)
+        path = torch.stack([start + float(t) * (end - start) for t in fractions[:-1]] + [end])
+        sampled, losses = _sample(path, loss, samples)
+        saddle = float(losses.max())
+        ceiling = saddle + float(np.ptp(losses)) + absolute
+        band = Band(0, 0, path, fractions, sampled, losses, saddle, ceiling, inserted=0, step=0)
+        yield band
+    # As long as no cycle has succeeded, each begins at the same perturbed line.
+    path = band.path if band.origin else _perturbed(band, perturbation, generator)
+    for cycle, size in list(enumerate(step_sizes, start=1))[band.cycle :]:
+        grown, fractions, inserted = _insert(path, band, absolute, relative * 0.5 ** (cycle - 1), max_pivots)
+        grown, step, finite = _relax(grown, fractions, band, gradient, size, steps, momentum)
+        band = replace(band, cycle=cycle, inserted=0, step=step)
+        if finite:
+            sampled, losses = _sample(grown, loss, samples)
+            saddle = float(losses.max())
+            if saddle <= band.ceiling:  # not if it is NaN
+                path = grown
+                band = Band(cycle, cycle, path, fractions, sampled, losses, saddle, band.ceiling, inserted, step)
+        yield band
 
+
+def _perturbed(straight: Band, perturbation: float, generator: torch.Generator | None) -> Tensor:
+    """The straight line's nodes, moved along a random direction perpendicular to it."""
+    path = straight.path.clone()
+    line = path[-1] - path[0]
     span = torch.linalg.vector_norm(line)
     across = torch.randn(line.numel(), generator=generator, dtype=torch.float64).to(line)
     across -= (across @ line) / (line @ line).clamp_min(1e-30) * line
     across /= torch.linalg.vector_norm(across).clamp_min(1e-30)
-    for i, t in enumerate(fractions):
-        path[i] += perturbation * math.sin(math.pi * t) * span * across if 0 < t < 1 else 0
+    for i, t in enumerate(straight.fractions[1:-1], start=1):
+        path[i] += perturbation * math.sin(math.pi * t) * span * across
+    return path
 
-    ceiling = band.saddle + float(np.ptp(band.losses)) + absolute
-    ends = band.losses[0], band.losses[-1]
-    step = 0
-    for cycle, size in enumerate(step_sizes, start=1):
-        kept, kept_fractions = path, fractions
-        path, fractions, inserted = _insert(path, fractions, band, absolute, relative * 0.5 ** (cycle - 1), max_pivots)
-        losses = np.array([ends[0], *[math.nan] * (len(path) - 2), ends[1]])
-        velocity = torch.zeros_like(path[1:-1])
-        finite = True
-        for _ in range(steps):
-            gradients = []
-            for i in range(1, len(path) - 1):
-                losses[i], g = gradient(path[i], step)
-                gradients.append(g)
-            step += 1
-            for i, g in enumerate(gradients, start=1):
-                tangent = _tangent(path[i - 1], path[i], path[i + 1], losses[i - 1 : i + 2])
-                g -= (g @ tangent) * tangent
-                velocity[i - 1].mul_(momentum).sub_(g, alpha=size)
-            path = path.clone()
-            path[1:-1] += velocity
-            finite = bool(np.isfinite(lengths(path).sum()))
-            if not finite:
-                break
-            path = torch.stack(list(along(path, fractions)))
-        after = _sample(cycle, path, fractions, loss, samples, inserted) if finite else None
-        if after is None or not after.saddle <= ceiling:  # NaN too
-            path, fractions = kept, kept_fractions
-            band = replace(band, cycle=cycle, inserted=0, failed=True)
-        else:
-            band = after
-        yield band
+
+def _relax(
+    path: Tensor,
+    fractions: np.ndarray,
+    band: Band,
+    gradient: Callable[[Tensor, int], tuple[float, Tensor]],
+    size: float,
+    steps: int,
+    momentum: float,
+) -> tuple[Tensor, int, bool]:
+    """The steps of a cycle: the path after them, how many there were up to now, whether the path is finite."""
+    losses = np.array([band.losses[0], *[math.nan] * (len(path) - 2), band.losses[-1]])
+    velocity = torch.zeros_like(path[1:-1])
+    for step in range(band.step, band.step + steps):
+        gradients = []
+        for i in range(1, len(path) - 1):
+            losses[i], g = gradient(path[i], step)
+            gradients.append(g)
+        for i, g in enumerate(gradients, start=1):
+            tangent = _tangent(path[i - 1], path[i], path[i + 1], losses[i - 1 : i + 2])
+            g -= (g @ tangent) * tangent
+            velocity[i - 1].mul_(momentum).sub_(g, alpha=size)
+        path = path.clone()
+        path[1:-1] += velocity
+        if not np.isfinite(lengths(path).sum()):
+            return path, step + 1, False
+        path = torch.stack(list(along(path, fractions)))
+    return path, band.step + steps, True
 
 
 def _tangent(before: Tensor, here: Tensor, after: Tensor, losses: np.ndarray) -> Tensor:
@@ -185,10 +216,8 @@ def _tangent(before: Tensor, here: Tensor, after: Tensor, losses: np.ndarray) ->
     return tangent / torch.linalg.vector_norm(tangent).clamp_min(1e-30)
 
 
-def _sample(
-    cycle: int, path: Tensor, fractions: np.ndarray, loss: Callable[[Tensor], float], samples: int, inserted: int = 0
-) -> Band:
-    """The path's losses at the nodes and at `samples` points between each two."""
+def _sample(path: Tensor, loss: Callable[[Tensor], float], samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fractions of the length and losses there: at the nodes and at `samples` points between each two."""
     stretch = lengths(path)
     nodes = np.concatenate([[0.0], np.cumsum(stretch)]) / max(float(stretch.sum()), 1e-300)
     nodes[-1] = 1.0
@@ -198,14 +227,12 @@ def _sample(
             t = j / (samples + 1)
             where.append(float((1 - t) * nodes[i] + t * nodes[i + 1]))
             values.append(loss(path[i + 1] if j == samples + 1 else (1 - t) * path[i] + t * path[i + 1]))
-    losses = np.array(values)
-    return Band(cycle, path.clone(), fractions.copy(), np.array(where), losses, float(losses.max()), inserted)
+    return np.array(where), np.array(values)
 
 
-def _insert(
-    path: Tensor, fractions: np.ndarray, band: Band, absolute: float, relative: float, most: int
-) -> tuple[Tensor, np.ndarray, int]:
-    """Insert a node into the gaps that need one, those with the largest excess first."""
+def _insert(path: Tensor, band: Band, absolute: float, relative: float, most: int) -> tuple[Tensor, np.ndarray, int]:
+    """Insert a node into the gaps that need one, those with the largest excess first; the fractions, how many."""
+    fractions = band.fractions
     gaps = len(path) - 1
     per = (len(band.losses) - 1) // gaps
     threshold = max(absolute, relative * float(np.ptp(band.losses)))

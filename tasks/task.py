@@ -248,6 +248,8 @@ class Context:
     def snapshot(self, make: Callable[[], Mapping[str, Any]]) -> None:
         """Offer a state from which this task can be resumed. Call it right before every `yield`, or before none.
 
+        Between two yields it may be called too, where the state stays true until the next call.
+
         Args:
             make: gives the state (see `snapshots.encode` for what it may hold). Called now if a snapshot is
                 due, which is decided by whoever runs the task; or while the task waits at the `yield`, if

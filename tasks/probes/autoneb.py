@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..errors import InvalidValue
 from ..spec import AtLeast, Below, MoreThan
 from ..task import Artifact, Context, Curve, PairProbe, Results
 from ..trained import load_trained
-from ._sets import check_same, fixed_set
+from ._common import check_same, fixed_set
 
 if TYPE_CHECKING:
     import torch
+
+    from ..paths import Band
 
 __all__ = ["AutoNEB"]
 
@@ -116,7 +118,7 @@ class AutoNEB(PairProbe):
             raise InvalidValue(f"AutoNEB: max_pivots={self.max_pivots} must be at least pivots={self.pivots}.")
 
     def run(self, ctx: Context, a: Artifact, b: Artifact) -> Generator[Results, None, Results]:
-        """Find the path, reporting after each cycle.
+        """Find the path, reporting after each cycle; interrupted, it continues after the last one.
 
         Yields: `cycle`, `saddle`, `pivots` and `relative_length` so far.
         Raises: UserError: the networks do not have the same parameters.
@@ -158,9 +160,28 @@ class AutoNEB(PairProbe):
             return np.array(points).T
 
         with full_precision():
-            bands = []
-            best, failed = None, 0
             span = float(lengths(torch.stack([start, end]))[0])
+            bands: list[dict[str, Any]] = []  # the reports
+            best: Band | None = None
+            after: Band | None = None
+            failed = 0
+
+            def state() -> dict[str, Any]:
+                other = None if best is band else vars(best)  # mostly it is the same, and it is large
+                return {
+                    "bands": bands,
+                    "band": vars(band),
+                    "best": other,
+                    "failed": failed,
+                    "order": order.get_state(),
+                }
+
+            if (before := ctx.resume()) is not None:
+                bands, failed = before["bands"], before["failed"]
+                after = _restored(before["band"], start)
+                best = after if before["best"] is None else _restored(before["best"], start)
+                order.set_state(before["order"])
+                yield from bands
             for band in autoneb(
                 start,
                 end,
@@ -176,13 +197,22 @@ class AutoNEB(PairProbe):
                 perturbation=self.perturbation,
                 momentum=self.momentum,
                 generator=ctx.generator("perturbation"),
+                after=after,
             ):
-                report = {"cycle": band.cycle, "saddle": band.saddle, "pivots": len(band.path) - 2}
-                bands.append(report)
                 failed += band.failed
                 if best is None or (band.saddle < best.saddle and not band.failed):
                     best = band
-                yield {**report, "relative_length": float(lengths(band.path).sum()) / span if span > 0 else 1.0}
+                longer = float(lengths(band.path).sum()) / span if span > 0 else 1.0
+                bands.append(
+                    {
+                        "cycle": band.cycle,
+                        "saddle": band.saddle,
+                        "pivots": len(band.path) - 2,
+                        "relative_length": longer,
+                    }
+                )
+                ctx.snapshot(state)
+                yield bands[-1]
             if failed:
                 ctx.log(f"{failed} of {self.cycles} cycles were taken back: lr={self.lr:g} is too large for them.")
             assert best is not None  # the straight line is always among them
@@ -218,3 +248,10 @@ class AutoNEB(PairProbe):
             "train_examples": len(y),
             "test_examples": len(ty),
         }
+
+
+def _restored(state: dict[str, Any], like: torch.Tensor) -> Band:
+    """The band of a snapshot, on the device of `like`."""
+    from ..paths import Band
+
+    return Band(**{**state, "path": state["path"].to(like)})

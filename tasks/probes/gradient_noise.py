@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from ..spec import AtLeast, MoreThan
 from ..task import Artifact, Context, Curve, Probe, Results
 from ..trained import load_trained
-from ._sets import fixed_set
+from ._common import fixed_set, hessian_pairs
 
 __all__ = ["GradientNoise"]
 
@@ -74,10 +74,9 @@ class GradientNoise(Probe):
         import numpy as np
         import torch
 
-        from ..curvature import GradientCovariance, Hessian
+        from ..curvature import GradientCovariance
         from ..errors import UserError
         from ..landscape import full_precision
-        from ..linalg import lanczos
 
         trial = load_trained(ctx, trained)
         x, y = fixed_set(trial, "train", self.examples)
@@ -85,16 +84,8 @@ class GradientNoise(Probe):
         if m < 8:
             raise UserError(f"GradientNoise needs at least 8 training examples, and the set has {m}.")
         with full_precision():
-            hessian = Hessian(trial.model, trial.loss, x, y, batch_size=self.batch_size)
-            pairs = lanczos(
-                hessian,
-                hessian.size,
-                top=1,
-                tol=self.tol,
-                max_products=self.max_iterations,
-                start=hessian.start(ctx.generator("lanczos start")),
-                generator=ctx.generator("lanczos"),
-                device=x.device,
+            hessian, pairs = hessian_pairs(
+                ctx, trial, x, y, self.batch_size, top=1, tol=self.tol, max_products=self.max_iterations
             )
             v_h, lambda_h = pairs.vectors[0], float(pairs.values[0])
             converged = bool(pairs.converged.all())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from ..spec import AtLeast
 from ..task import Artifact, Context, Curve, PairProbe, Results
 from ..trained import load_trained
-from ._sets import check_same, fixed_set
+from ._common import check_same, fixed_set
 
 if TYPE_CHECKING:
     import numpy as np

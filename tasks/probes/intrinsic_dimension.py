@@ -88,7 +88,7 @@ class IntrinsicDimension(Probe):
             raise InvalidValue(f"IntrinsicDimension: dimensions must be ascending, not {self.dimensions!r}.")
 
     def run(self, ctx: Context, trained: Artifact) -> Generator[Results, None, Results]:
-        """Train in each subspace, reporting after each.
+        """Train in each subspace, reporting after each; interrupted, it continues after the last training.
 
         Yields: `d`, `accuracy` and `lr_factor`.
         Raises: UserError: a dimension exceeds the number of parameters, or the training kept no accuracy.
@@ -107,17 +107,28 @@ class IntrinsicDimension(Probe):
             raise UserError(
                 f"IntrinsicDimension: dimension {self.dimensions[-1]} exceeds the network's {size} parameters."
             )
-        rows = []
-        diverged = 0
+        before = ctx.resume() or {"rows": [], "tried": []}
+        rows: list[tuple[int, float, float, float]] = before["rows"]  # d, accuracy, loss, factor: the best for each d
+        tried: list[tuple[float, float, float]] = before["tried"]  # accuracy, loss, factor: all for every d
+        each = len(self.lr_factors)
+
+        def report(row: tuple[int, float, float, float]) -> Results:
+            return {"d": row[0], "accuracy": row[1], "lr_factor": row[3]}
+
+        for row in rows[1:]:
+            yield report(row)
         with full_precision():
-            rows.append((0, self._accuracy(ctx, trial), float("nan"), float("nan")))
-            for d in self.dimensions:
-                tried = [(*self._train(ctx, trial, d, size, factor), factor) for factor in self.lr_factors]
-                diverged += sum(not np.isfinite(loss) for _, loss, _ in tried)
+            if not rows:
+                rows.append((0, self._accuracy(ctx, trial), float("nan"), float("nan")))
+            for i, d in enumerate(self.dimensions[len(rows) - 1 :], start=len(rows) - 1):
+                for factor in self.lr_factors[len(tried) - i * each :]:
+                    tried.append((*self._train(ctx, trial, d, size, factor), factor))
+                    ctx.snapshot(lambda: {"rows": rows, "tried": tried})
                 # A diverged training has learnt nothing that a trainer could keep.
-                accuracy, loss, factor = max(tried, key=lambda row: (np.isfinite(row[1]), row[0]))
+                accuracy, loss, factor = max(tried[i * each :], key=lambda row: (np.isfinite(row[1]), row[0]))
                 rows.append((d, accuracy, loss, factor))
-                yield {"d": d, "accuracy": accuracy, "lr_factor": factor}
+                yield report(rows[-1])
+        diverged = sum(not np.isfinite(loss) for _, loss, _ in tried)
         dimension, reached, losses, factors = np.array(rows, dtype=float).T
         fitted = isotonic(reached)
         target = self.share * float(full)

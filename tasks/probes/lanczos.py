@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from ..spec import AtLeast, MoreThan
 from ..task import Artifact, Context, Curve, Probe, Results
 from ..trained import load_trained
-from ._sets import check_pairs, fixed_set
+from ._common import check_pairs, fixed_set, hessian_pairs
 
 __all__ = ["Lanczos"]
 
@@ -80,27 +80,24 @@ class Lanczos(Probe):
         import numpy as np
         import torch
 
-        from ..curvature import Hessian
         from ..landscape import full_precision
-        from ..linalg import lanczos
 
         trial = load_trained(ctx, trained)
         x, y = fixed_set(trial, "train", self.examples)
         check_pairs(self.k, sum(p.numel() for p in trial.model.parameters()))
         with full_precision():
-            hessian = Hessian(trial.model, trial.loss, x, y, batch_size=self.batch_size)
-            pairs = lanczos(
-                hessian,
-                hessian.size,
+            hessian, pairs = hessian_pairs(
+                ctx,
+                trial,
+                x,
+                y,
+                self.batch_size,
                 top=self.k,
                 bottom=self.k,
                 tol=self.tol,
                 max_products=self.max_iterations,
                 basis=self.basis,
                 verify=self.verify,
-                start=hessian.start(ctx.generator("lanczos start")),
-                generator=ctx.generator("lanczos"),
-                device=x.device,
             )
             residuals = np.array(
                 [

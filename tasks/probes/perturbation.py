@@ -10,7 +10,7 @@ from ..errors import InvalidValue
 from ..spec import AtLeast, MoreThan
 from ..task import Artifact, Context, Curve, Probe, Results
 from ..trained import load_trained
-from ._sets import check_pairs, fixed_set
+from ._common import check_pairs, fixed_set, hessian_pairs
 
 __all__ = ["Perturbation"]
 
@@ -115,9 +115,7 @@ class Perturbation(Probe):
         import numpy as np
         import torch
 
-        from ..curvature import Hessian
         from ..landscape import Landscape, filter_normalised, full_precision
-        from ..linalg import lanczos
 
         trial = load_trained(ctx, trained)
         x, y = fixed_set(trial, "train", self.examples)
@@ -126,16 +124,8 @@ class Perturbation(Probe):
         rng = ctx.generator("directions")
         random = [filter_normalised(land, rng) for _ in range(self.directions)]
         with full_precision():
-            hessian = Hessian(trial.model, trial.loss, x, y, batch_size=self.batch_size)
-            pairs = lanczos(
-                hessian,
-                hessian.size,
-                top=self.k,
-                tol=self.tol,
-                max_products=self.max_iterations,
-                start=hessian.start(ctx.generator("lanczos start")),
-                generator=ctx.generator("lanczos"),
-                device=x.device,
+            hessian, pairs = hessian_pairs(
+                ctx, trial, x, y, self.batch_size, top=self.k, tol=self.tol, max_products=self.max_iterations
             )
             norm = float(torch.linalg.vector_norm(land.origin))
             eigen = [v * (norm if float(v @ hessian.gradient) >= 0 else -norm) for v in pairs.vectors]

@@ -1,17 +1,20 @@
-"""Which examples a probe measures on."""
+"""What probes have in common: which examples they measure on, and the Hessian's eigenpairs there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
+    from ..curvature import Hessian
+    from ..linalg import Eigenpairs
+    from ..task import Context
     from ..trained import Trained
 
-__all__ = ["check_pairs", "check_same", "fixed_set"]
+__all__ = ["check_pairs", "check_same", "fixed_set", "hessian_pairs"]
 
 
 def fixed_set(trained: Trained, split: str, examples: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,6 +32,25 @@ def check_pairs(k: int, size: int) -> None:
     """Raises: UserError: more eigenpairs are asked for than the network has parameters."""
     if k > size:
         raise UserError(f"k={k} eigenpairs were asked for, but the network has only {size} parameters.")
+
+
+def hessian_pairs(
+    ctx: Context, trained: Trained, x: torch.Tensor, y: torch.Tensor, batch_size: int, **search: Any
+) -> tuple[Hessian, Eigenpairs]:
+    """The Hessian of the trial's loss on these examples, and eigenpairs of it.
+
+    Args:
+        batch_size: examples in one micro-batch.
+        search: what to look for, as in `linalg.lanczos`. Its random vectors come from the streams
+            "lanczos start" and "lanczos".
+    """
+    from ..curvature import Hessian
+    from ..linalg import lanczos
+
+    hessian = Hessian(trained.model, trained.loss, x, y, batch_size=batch_size)
+    start = hessian.start(ctx.generator("lanczos start"))
+    generator = ctx.generator("lanczos")
+    return hessian, lanczos(hessian, hessian.size, start=start, generator=generator, device=x.device, **search)
 
 
 def check_same(a: Trained, b: Trained) -> None:
