@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["DamagedSnapshot", "Snapshots", "decode", "encode"]
+__all__ = ["DamagedSnapshot", "Snapshots", "check", "decode", "encode"]
 
 MAGIC = b"snapshot\r\n\x1a\n"  # line ends, so that a transfer as text shows
 VERSION = 1
@@ -33,6 +33,7 @@ PLAIN = (type(None), bool, float, str)
 """Types that JSON keeps as they are: floats by their shortest exact decimals, nan and inf by name."""
 NUMBERS = "biufc"
 """Kinds of numpy's dtypes that a snapshot may hold."""
+REMEDY = "delete it, and the task starts from its beginning"
 
 
 class DamagedSnapshot(UserError):
@@ -85,15 +86,7 @@ def decode(data: bytes) -> dict[str, Any]:
     Raises:
         DamagedSnapshot: the bytes are not exactly as `encode` left them.
     """
-    remedy = "delete it, and the task starts from its beginning"
-    if not data.startswith(MAGIC) or len(data) < HEAD:
-        raise DamagedSnapshot(f"These {len(data)} bytes are not a snapshot, or only a piece of one: {remedy}.")
-    (version,) = struct.unpack_from("<I", data, len(MAGIC))
-    if version != VERSION:
-        raise DamagedSnapshot(f"The snapshot has version {version}, and only version {VERSION} is known: {remedy}.")
-    payload = memoryview(data)[HEAD:]
-    if hashlib.sha256(payload).digest() != data[len(MAGIC) + 4 : HEAD]:
-        raise DamagedSnapshot(f"The snapshot of {len(data)} bytes does not match its checksum: {remedy}.")
+    payload = check(data)
     try:
         (length,) = struct.unpack_from("<Q", payload)
         header = json.loads(bytes(payload[8 : 8 + length]))
@@ -110,8 +103,25 @@ def decode(data: bytes) -> dict[str, Any]:
             raise ValueError("its state is not a dict")
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, struct.error) as error:
         # The checksum is right, so someone made it so.
-        raise DamagedSnapshot(f"The snapshot's content makes no sense ({error}): {remedy}.") from error
+        raise DamagedSnapshot(f"The snapshot's content makes no sense ({error}): {REMEDY}.") from error
     return state
+
+
+def check(data: bytes) -> memoryview:
+    """The payload of bytes that are as `encode` left them, whatever the state is made of.
+
+    Raises:
+        DamagedSnapshot: they are not.
+    """
+    if not data.startswith(MAGIC) or len(data) < HEAD:
+        raise DamagedSnapshot(f"These {len(data)} bytes are not a snapshot, or only a piece of one: {REMEDY}.")
+    (version,) = struct.unpack_from("<I", data, len(MAGIC))
+    if version != VERSION:
+        raise DamagedSnapshot(f"The snapshot has version {version}, and only version {VERSION} is known: {REMEDY}.")
+    payload = memoryview(data)[HEAD:]
+    if hashlib.sha256(payload).digest() != data[len(MAGIC) + 4 : HEAD]:
+        raise DamagedSnapshot(f"The snapshot of {len(data)} bytes does not match its checksum: {REMEDY}.")
+    return payload
 
 
 def _pack(value: Any, parts: list[memoryview], where: str) -> Any:
