@@ -1,0 +1,241 @@
+"""How an artifact came to be, read from manifests: its line of ancestors, and its task built again.
+
+A manifest is data that anybody who can write to the store may have made. Classes are therefore looked up
+among the Specs of importable modules and of the sweep file, and nothing that lies in the store is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import UserError
+from tasks.spec import Spec
+from tasks.task import Task
+
+from .errors import StoreError
+from .keys import SWEEP_MODULE_PREFIX
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """An artifact with all that it was made from.
+
+    Attributes:
+        task: name of its class; "?" if the store does not hold it.
+        manifest: None if the store does not hold it, or holds only something damaged.
+        inputs: in the order in which the task took them.
+    """
+
+    key: str
+    task: str
+    manifest: Mapping[str, Any] | None
+    inputs: tuple[Lineage, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """For people: "Lanczos · rho=0.05 · seed 3"."""
+        return str((self.manifest or {}).get("label") or self.task)
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """The seeds that the task worked under: its own, else those of its inputs, as `inherited_seeds` names them."""
+        own = dict((self.manifest or {}).get("seeds") or {})
+        if own:
+            return own
+        if len(self.inputs) == 1:
+            return self.inputs[0].seeds
+        return {f"{i}.{name}": seed for i, a in enumerate(self.inputs) for name, seed in sorted(a.seeds.items())}
+
+    def ancestors(self) -> Iterator[Lineage]:
+        """Everything it was made from, each once, the nearest first."""
+        seen = set()
+        todo = list(self.inputs)
+        while todo:
+            one = todo.pop(0)
+            if one.key not in seen:
+                seen.add(one.key)
+                yield one
+                todo += one.inputs
+
+
+def lineage(store: Store, task: str, key: str, catalogue: Mapping[str, str]) -> Lineage:
+    """The line of ancestors of an artifact.
+
+    Args:
+        catalogue: name of the task class by key (see `commands.common.catalogue`).
+    """
+    known: dict[str, Lineage] = {}
+
+    def trace(name: str | None, key: str) -> Lineage:
+        if key not in known:
+            known[key] = Lineage(key, name or "?", None)  # should a manifest name itself among its inputs
+            manifest = None
+            if name is not None:
+                try:
+                    manifest = store.manifest(name, key)
+                except StoreError:
+                    if key == start:
+                        raise
+            inputs = tuple(trace(catalogue.get(i), i) for i in (manifest or {}).get("inputs", ()))
+            known[key] = Lineage(key, name or "?", manifest, inputs)
+        return known[key]
+
+    start = key
+    return trace(task, key)
+
+
+class Rebuilder:
+    """Builds tasks again from the `spec` of their manifests.
+
+    Args:
+        store: nothing that lies in it is imported.
+        file: the sweep file, if it is no longer where the manifests say.
+    """
+
+    def __init__(self, store: Store, file: str | None = None) -> None:
+        self._store = store
+        self._file = file
+        self._loaded: set[str] = set()
+
+    def task(self, origin: Lineage) -> Task:
+        """The task that made an artifact.
+
+        Raises:
+            UserError: a class cannot be found, or takes other fields now.
+        """
+        manifest = origin.manifest or {}
+        built = self._build(manifest.get("spec"), origin)
+        if not isinstance(built, Task):
+            raise StoreError(
+                f"The manifest of {origin.label} ({origin.key[:12]}) does not say what the task is: see `orchestrator "
+                f"verify {origin.key[:12]}`."
+            )
+        return built
+
+    def _build(self, value: Any, origin: Lineage) -> Any:
+        """The reverse of `keys.canonical`."""
+        if isinstance(value, list):
+            return tuple(self._build(v, origin) for v in value)
+        if not isinstance(value, Mapping):
+            return value
+        if set(value) == {"float"} and value["float"] in ("inf", "-inf", "nan"):
+            return float(value["float"])
+        path = value.get("class")
+        fields = {k: self._build(v, origin) for k, v in value.items() if k != "class"}
+        if not isinstance(path, str) or ":" not in path:
+            return {k: self._build(v, origin) for k, v in value.items()}
+        cls = self._class(path, origin)
+        known = {f.name for f in dataclasses.fields(cls) if f.init}
+        gone = [name for name in fields if name not in known]
+        if gone:
+            raise UserError(
+                f"{origin.label} was made with {cls.__name__}({gone[0]}=…), a field that {cls.__name__} no longer has: "
+                f"go back to the code that made it{_commit(origin)}."
+            )
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise UserError(
+                f"{origin.label} cannot be built again: {str(error).rstrip('.')}; go back to the code that made it"
+                f"{_commit(origin)}."
+            ) from None
+
+    def _class(self, path: str, origin: Lineage) -> type[Spec]:
+        module_name, _, qualified = path.partition(":")
+        found: Any = self._module(module_name, origin)
+        for part in qualified.split("."):
+            found = getattr(found, part, None)
+        if not (isinstance(found, type) and issubclass(found, Spec)):
+            where = self._source(origin) if module_name.startswith(SWEEP_MODULE_PREFIX) else module_name
+            raise UserError(
+                f"{origin.label} needs the class {qualified}, which {where} does not define: go back to the code that "
+                f"made it{_commit(origin)}, or name the file with --file."
+            )
+        return found
+
+    def _module(self, name: str, origin: Lineage) -> Any:
+        """The module, imported if need be: the sweep file, one beside it, or any other."""
+        if name.startswith(SWEEP_MODULE_PREFIX):
+            self._load_sweep(name, origin)
+            return sys.modules[name]
+        source = self._source(origin)
+        if source is not None and source.is_file() and not name.startswith("tasks."):
+            folder = str(source.resolve().parent)
+            if folder not in sys.path:
+                sys.path.insert(0, folder)  # where modules beside the sweep file lie
+        parts = name.split(".")
+        for n in range(1, len(parts) + 1):  # parents are imported first, so they are asked about first
+            part = ".".join(parts[:n])
+            if part in sys.modules:
+                continue
+            try:
+                spec = importlib.util.find_spec(part)
+            except (ImportError, AttributeError, ValueError):
+                spec = None
+            if spec is None:
+                beside = f" (looked beside {source} too)" if source is not None else ""
+                raise UserError(
+                    f"{origin.label} needs the module {name!r}, which cannot be imported here{beside}: start where it "
+                    "can, or name the sweep file it lies beside with --file."
+                )
+            if spec.origin:
+                self._refuse_if_stored(Path(spec.origin), origin)
+            try:
+                importlib.import_module(part)
+            except Exception as error:  # whatever a user's module may raise
+                words = (str(error).strip().splitlines() or [""])[0]
+                raise UserError(
+                    f"{origin.label} needs the module {name!r}, which cannot be imported: {type(error).__name__}: "
+                    f"{words.rstrip('.')}."
+                ) from None
+        return sys.modules[name]
+
+    def _load_sweep(self, name: str, origin: Lineage) -> None:
+        source = self._source(origin)
+        stem = name.removeprefix(SWEEP_MODULE_PREFIX)
+        if source is None:
+            raise UserError(
+                f"{origin.label} needs a class of the sweep file {stem}.py, and the manifest does not say where that "
+                f"is: name it with --file."
+            )
+        if not source.is_file():
+            raise UserError(
+                f"{origin.label} needs a class of the sweep file {source}, which is not there: name it with --file."
+            )
+        if source.stem != stem:
+            raise UserError(f"{origin.label} needs a class of the sweep file {stem}.py, which {source} is not.")
+        if name in self._loaded:
+            return
+        self._refuse_if_stored(source, origin)
+        from .sweep import load_sweep
+
+        load_sweep(source)
+        self._loaded.add(name)
+
+    def _source(self, origin: Lineage) -> Path | None:
+        if self._file is not None:
+            return Path(self._file)
+        source = (origin.manifest or {}).get("source")
+        file = source.get("file") if isinstance(source, Mapping) else None
+        return Path(file) if isinstance(file, str) and file else None
+
+    def _refuse_if_stored(self, path: Path, origin: Lineage) -> None:
+        if self._store.local is not None and path.resolve().is_relative_to(self._store.local.resolve()):
+            raise UserError(
+                f"{origin.label} names code that lies in the store ({path}), which is never run: delete that artifact."
+            )
+
+
+def _commit(origin: Lineage) -> str:
+    """Where the code is that made an artifact, to stand in a sentence."""
+    git = (origin.manifest or {}).get("git")
+    commit = git.get("commit") if isinstance(git, Mapping) else None
+    return f" (git commit {str(commit)[:12]})" if commit else ""
