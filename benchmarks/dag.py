@@ -51,7 +51,7 @@ def calls() -> list[Call]:
 
 def plan(store: Any = None) -> Any:
     from orchestrator.plan import make_plan
-    from orchestrator.sweep import load_sweep
+    from orchestrator.sweep_file import load_sweep
 
     return make_plan(load_sweep(HERE / "dag_sweep.py"), store)
 

@@ -28,7 +28,7 @@ KEY_LENGTH = 32
 """Hexadecimal digits of a key: 128 bits, far beyond accidental collision."""
 
 SWEEP_MODULE_PREFIX = "sweep_"
-"""Sweep files are imported under this prefix plus their stem (see `sweep.load_sweep`)."""
+"""Sweep files are imported under this prefix plus their stem (see `sweep_file.load_sweep`)."""
 
 
 def class_path(cls: type) -> str:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from orchestrator import keys
 from orchestrator.keys import KEY_LENGTH, Fingerprints, canonical, key_of
 from orchestrator.plan import make_plan
-from orchestrator.sweep import load_sweep
+from orchestrator.sweep_file import load_sweep
 from tasks.errors import InvalidValue
 from tasks.spec import AtLeast, Spec
 from tasks.task import Task

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from toys import Brittle, Curvature, Downhill, Ensemble, Fit, Line, Points, Sideways
 
 from orchestrator.errors import SweepError, UserError
-from orchestrator.sweep import Setting, Sweep, Trial, load_sweep, parse_overrides, same_seed, same_setting, vary
+from orchestrator.sweep import Setting, Sweep, Trial, same_seed, same_setting, vary
+from orchestrator.sweep_file import load_sweep, parse_overrides
 from tasks.errors import InvalidValue
 
 

@@ -13,7 +13,7 @@ import pytest
 from orchestrator import process
 from orchestrator.run import own_modules
 from orchestrator.store import Store
-from orchestrator.sweep import load_sweep
+from orchestrator.sweep_file import load_sweep
 from orchestrator.worker import Outcome, RunInfo, Work, carry_out, publish
 from tasks.task import Context, Task
 

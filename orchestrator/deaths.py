@@ -1,0 +1,54 @@
+"""Why a worker died, as far as Ray can tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+
+DEVICE_LOST = 70
+"""Exit code of a worker whose device can compute nothing more."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """The end of a worker that did not end by itself.
+
+    Attributes:
+        kind: "process" (killed, crashed or exited: the task at work may be to blame), "memory" (Ray's memory
+            monitor killed it), or "node" (its machine is gone or was taken away: nobody is to blame).
+        words: for people, in one line.
+    """
+
+    kind: str
+    words: str
+
+
+def death(error: BaseException | None, node: str | None, alive: Container[str]) -> Death:
+    """What Ray's exception says.
+
+    Args:
+        node: identifier of the node on which the worker was, as far as known.
+        alive: identifiers of the nodes that are alive.
+    """
+    from ray.exceptions import NodeDiedError, OutOfMemoryError
+
+    text = str(error or "")
+    if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
+        return Death("memory", "killed by Ray because its machine ran out of memory")
+    if getattr(error, "preempted", False):
+        return Death("node", "its machine was taken away")
+    if isinstance(error, NodeDiedError) or _NODE.search(text) or (node is not None and node not in alive):
+        return Death("node", "its machine is gone")
+    return Death("process", _reason(text))
+
+
+_NODE = re.compile(r"node (has died|was terminated|was drained|is dead)", re.IGNORECASE)
+
+
+def _reason(text: str) -> str:
+    """The telling part of Ray's account of a dead process; what it only lists as possible is not told."""
+    code = re.search(r"exit code[: ]+(-?\d+)", text)
+    if code and code[1] == str(DEVICE_LOST):
+        return "its device failed"
+    return f"its process ended with exit code {code[1]}" if code else "its process was killed or crashed"
