@@ -183,7 +183,7 @@ class Journal:
         del self._spans[-GROUP:]
         self._spans.append(whole)
         for span in group:
-            self._store.delete_file(self._part(*span))
+            self._store.delete(self._part(*span))
         return True
 
     def _merge_all(self) -> None:
@@ -191,7 +191,7 @@ class Journal:
         if lines:
             self._store.write(self._path, b"".join(line + b"\n" for line in lines))
         while self._spans:
-            self._store.delete_file(self._part(*self._spans.pop()))
+            self._store.delete(self._part(*self._spans.pop()))
 
     def _part(self, first: int, last: int) -> str:
         return f"{self._path}.parts/{self._writer}-{first:08d}-{last:08d}.jsonl"

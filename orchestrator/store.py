@@ -198,9 +198,9 @@ class Store:
             )
         probe = f".writable-{uuid.uuid4().hex[:8]}"
         self.write(probe, b"")
-        self.delete_file(probe)
+        self.delete(probe)
 
-    def delete_file(self, relative: str) -> None:
+    def delete(self, relative: str) -> None:
         """Delete a file; that there is none is fine."""
         try:
             if self.local is not None:
