@@ -220,7 +220,7 @@ def _unpack_tensor(data: memoryview, dtype: str, shape: Sequence[int], stride: S
     import numpy as np
     import torch
 
-    kind = getattr(torch, dtype)
+    kind = vars(torch).get(dtype)  # not getattr, which imports what is asked for
     if not isinstance(kind, torch.dtype) or math.prod(shape) * kind.itemsize != len(data) or not _dense(shape, stride):
         raise ValueError(f"a tensor of {dtype} does not fill its {len(data)} bytes")
     # In memory of torch's own: products are sensitive to how it is aligned.
@@ -232,6 +232,8 @@ def _unpack_tensor(data: memoryview, dtype: str, shape: Sequence[int], stride: S
 
 def _dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Whether a tensor's elements fill its stretch of memory, each place once; the order does not matter."""
+    if min(stride, default=0) < 0:
+        return False
     if 0 in shape:
         return True
     expected = 1
