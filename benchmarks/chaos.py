@@ -601,7 +601,7 @@ def told_twice(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def identities(smoke: bool) -> dict[str, str]:
     """The key of every task, by what the ledger calls it."""
     from orchestrator.plan import make_plan
-    from orchestrator.sweep import load_sweep
+    from orchestrator.sweep_file import load_sweep
 
     nodes = make_plan(load_sweep(SWEEP, smoke=smoke), None).nodes.values()
     identity = sys.modules[type(next(iter(nodes)).task).__module__].identity

@@ -31,13 +31,17 @@ def death(error: BaseException | None, node: str | None, alive: Container[str]) 
         node: identifier of the node on which the worker was, as far as known.
         alive: identifiers of the nodes that are alive.
     """
-    from ray.exceptions import NodeDiedError, OutOfMemoryError
+    from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError
 
     text = str(error or "")
     if isinstance(error, OutOfMemoryError) or "running low on memory" in text:
         return Death("memory", "killed by Ray because its machine ran out of memory")
     if getattr(error, "preempted", False):
         return Death("node", "its machine was taken away")
+    if isinstance(error, ActorUnavailableError):
+        # The node does not say what became of its worker, which it does at once where it is well itself. That it
+        # is gone is noticed after 13 s only, so it still counts as alive here.
+        return Death("node", "its machine does not answer")
     if isinstance(error, NodeDiedError) or _NODE.search(text) or (node is not None and node not in alive):
         return Death("node", "its machine is gone")
     return Death("process", _reason(text))

@@ -24,7 +24,7 @@ from s3 import BUCKET, S3Server, program
 
 from orchestrator.events import read_events
 from orchestrator.store import Store
-from orchestrator.sweep import load_sweep
+from orchestrator.sweep_file import load_sweep
 from tasks.task import execute
 
 pytestmark = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError
 
 from orchestrator.deaths import death
 
@@ -36,6 +36,7 @@ class Said(ActorDiedError):
         (Said("The actor died because its node has died. Node Id: ff"), "n", "node"),
         (Said(KILLED, preempted=True), "n", "node"),
         (NodeDiedError("the node is unreachable"), "n", "node"),
+        (ActorUnavailableError("The actor is temporarily unavailable: RpcError: Socket closed", None), "n", "node"),
         (OutOfMemoryError("Task was killed due to the node running low on memory."), "n", "memory"),
         (None, None, "process"),
         (None, "gone", "node"),
