@@ -1,50 +1,88 @@
-"""The store: committed artifacts and the records of runs, on any pyarrow filesystem.
+"""The store: committed artifacts, snapshots and the records of runs, in a folder or on any pyarrow filesystem.
 
 Layout::
 
+    store.json                                                  the format; a newer one is refused
     artifacts/<Task>/<key>/manifest.json + the task's files     committed, never changed
+    snapshots/<key>/state                                       of tasks that are not committed yet
+    damaged/<Task>/<key>-<n>/                                   artifacts that were found damaged
     runs/<sweep>/<run>/…                                        what a run leaves; `latest` names the newest
-    searches/<key>.json                                         decisions of adaptive searches
+    searches/<key>.jsonl                                        decisions of adaptive searches
+    tmp/<host>-<pid>-…                                          what is not finished, in a local store
 
-The manifest is the commit: it is written last (object stores), or arrives together with the files by
-one atomic rename (local folders). Two workers that commit the same key are harmless.
+The manifest is the commit. In a local store it arrives together with the files by one atomic rename. In an
+object store every writer uploads the files to a folder of its own, `artifacts/<Task>/<key>/<folder>/`, and then
+creates the manifest, which names that folder, unless there is one. So the first commit wins, and manifest and
+files always belong together, whatever two writers do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import stat
 import tempfile
+import threading
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from .errors import StoreError
+from .buckets import open_bucket
+from .errors import DamagedArtifact, StoreError, StoreFull
+from .files import (
+    MARKER,
+    Files,
+    Listed,
+    LocalFiles,
+    RemoteFiles,
+    fault_of,
+    hash_file,
+    is_abandoned,
+    mine,
+    sync,
+    sync_filesystem,
+    words_of,
+)
 
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
+ARTIFACTS, SNAPSHOTS, DAMAGED = "artifacts", "snapshots", "damaged"
 MANIFEST = "manifest.json"
-FORMAT = 1
-"""Version of the layout; a store written by a newer version is refused."""
+DROPPED = "dropped.json"
+"""Beside a manifest: names the files that were deleted to save space."""
+
+FORMAT = 2
+"""Version of the layout; a store written by a newer version is refused, one of an older version is read."""
+
+GROUP = 4
+"""From how many artifacts on one call to sync their filesystem is cheaper than one for every file."""
+
+KNOWN = 10_000
+"""How many manifests one Store keeps in memory."""
+
+UNFINISHED = 3600.0
+"""Seconds after which files that no manifest names are taken for left over, where their writer cannot be asked."""
 
 _PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*(@)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FOLDER = re.compile(r"[0-9a-f]{16}")
+
+_verified: dict[str, tuple[int, int, int]] = {}
+"""Files whose content this process has compared with their manifest: inode, size and time of the last change."""
 
 
 def without_passwords(text: str) -> str:
     """`text` with the passwords of the URIs in it replaced by stars."""
     return _PASSWORD.sub(r"\1***\2", text)
-
-
-GROUP = 4
-"""From how many artifacts on one call to sync their filesystem is cheaper than one for every file."""
 
 
 @dataclass(frozen=True)
@@ -58,55 +96,69 @@ class Prepared:
 
 
 class Store:
-    """Artifacts and run records under one URI.
+    """Artifacts, snapshots and run records under one URI.
 
     Args:
         uri: a folder ("./artifacts", "file:///data/x"), or a URI that `pyarrow.fs` knows
-            ("s3://bucket/prefix", "gs://bucket/prefix").
+            ("s3://bucket/prefix", "gs://bucket/prefix"); without credentials.
+        patience: seconds to wait, with a growing delay, for a store that does not answer.
+
+    Attributes:
+        local: the folder of a local store, None of any other.
+        on_wait: told one sentence when waiting for the store begins, and one when it ends.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, patience: float = 0.0) -> None:
         self.uri = uri
         self.local: Path | None = None
-        self._remote: FileSystem | None = None
-        self._prefix = ""
+        self._known: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._lock = threading.Lock()
         scheme = uri.partition("://")[0] if "://" in uri else ""
         if scheme in ("", "file"):
             self.local = Path(uri[len("file://") :] if scheme else uri).expanduser().absolute()
+            self._here = LocalFiles(self.local)
+            self._files: Files = self._here
         else:
-            self._open_remote()
+            self._there = RemoteFiles(uri.partition("?")[0], open_bucket(uri))
+            self._files = self._there
+        self.patience = patience
 
-    def _open_remote(self) -> None:
-        from pyarrow.fs import FileSystem
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for a store that does not answer."""
+        return self._files.patience
 
-        try:
-            self._remote, self._prefix = FileSystem.from_uri(self.uri)
-        except Exception as error:  # pyarrow raises ArrowInvalid, OSError, NotImplementedError, …
-            raise StoreError(f"The store {str(self)!r} cannot be opened: {_first_line(error)}.") from None
-        self._prefix = self._prefix.rstrip("/")
-        if not self._prefix:
-            raise StoreError(f"The store {str(self)!r} names no bucket: give one, such as s3://bucket/prefix.")
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._files.patience = seconds
+
+    @property
+    def on_wait(self) -> Callable[[str], None] | None:
+        return self._files.on_wait
+
+    @on_wait.setter
+    def on_wait(self, tell: Callable[[str], None] | None) -> None:
+        self._files.on_wait = tell
 
     @property
     def address(self) -> str:
-        """What opens this store in another process or on another machine; may hold credentials."""
+        """What opens this store in another process or on another machine."""
         return self.uri if self.local is None else str(self.local)
 
     def __reduce__(self) -> Any:
-        return (Store, (self.address,))
+        return _opened, (self.address, self.patience, self._files.reached, self._files.marked)
 
     def __str__(self) -> str:
-        """For people: a password in the URI is not shown."""
-        return without_passwords(self.address)
+        return self._files.name
 
     def shown(self, relative: str) -> str:
         """A file of the store as people can open it: a path below the working folder, or a URI."""
         if self.local is None:
-            return f"{str(self).partition('?')[0].rstrip('/')}/{relative}"
+            return f"{str(self).rstrip('/')}/{relative}"
         path = self.local / relative
         return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
-    # Files by relative path, for both kinds of store
+    # Files by relative path
 
     def path(self, relative: str) -> Path:
         """Local path of a file of a local store."""
@@ -115,16 +167,7 @@ class Store:
 
     def read(self, relative: str) -> bytes | None:
         """The file's bytes, or None if there is no such file."""
-        try:
-            if self.local is not None:
-                return self.path(relative).read_bytes()
-            assert self._remote is not None
-            with self._remote.open_input_stream(f"{self._prefix}/{relative}") as stream:
-                return stream.read()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise StoreError(f"The store {self} cannot be read ({relative}): {_first_line(error)}.") from None
+        return self._files.read(relative)
 
     def write(self, relative: str, data: bytes, *, durable: bool = True) -> None:
         """Write the file atomically: a reader sees the old or the new content.
@@ -132,86 +175,118 @@ class Store:
         Args:
             durable: return when it is on disk; not worth the wait for what can be made again.
         """
-        try:
-            if self.local is not None:
-                target = self.path(relative)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-                part.write_bytes(data)
-                if durable:
-                    _sync(part)
-                os.replace(part, target)
-                return
-            assert self._remote is not None
-            with self._remote.open_output_stream(f"{self._prefix}/{relative}") as stream:
-                stream.write(data)
-        except OSError as error:
-            raise StoreError(f"The store {self} cannot be written ({relative}): {_first_line(error)}.") from None
+        self._files.write(relative, data, durable=durable)
+
+    def create(self, relative: str, data: bytes) -> bool:
+        """Write the file, durably and atomically, if there is none; whether this call made it.
+
+        Of several callers at once one makes it. Only a filesystem that is neither local, S3 nor GCS cannot
+        promise that: there each may believe to have made it, and the last one's content stands.
+        """
+        return self._files.create(relative, data)
 
     def append(self, relative: str, data: bytes, *, durable: bool = False) -> None:
-        """Add to a file of a local store (object stores cannot append; see `journal`).
-
-        Args:
-            durable: return when it is on disk.
-        """
-        try:
-            target = self.path(relative)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(target, "ab") as file:
-                file.write(data)
-            if durable:
-                _sync(target)
-        except OSError as error:
-            raise StoreError(f"The store {self} cannot be written ({relative}): {_first_line(error)}.") from None
+        """Add to a file of a local store in one write (object stores cannot append; see `journal`)."""
+        self._here.append(relative, data, durable=durable)
 
     def names(self, relative: str) -> list[str]:
         """Names of the files and folders in a folder, sorted; empty if there is none."""
-        try:
-            if self.local is not None:
-                return sorted(os.listdir(self.path(relative)))
-            from pyarrow.fs import FileSelector
+        return self._files.names(relative)
 
-            assert self._remote is not None
-            selector = FileSelector(f"{self._prefix}/{relative}", allow_not_found=True)
-            return sorted(info.base_name for info in self._remote.get_file_info(selector))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise StoreError(f"The store {self} cannot be read ({relative}): {_first_line(error)}.") from None
+    def listing(self, relative: str) -> list[Listed]:
+        """All files below a folder, at any depth, with size and time; empty if there is none."""
+        return self._files.listing(relative)
 
-    def check_writable(self) -> None:
-        """Raise StoreError unless a file can be written, or if a newer version wrote the store."""
-        marker = self.read("store.json")
+    def delete(self, relative: str) -> None:
+        """Delete a file; harmless if there is none."""
+        self._files.delete(relative)
+
+    def delete_folder(self, relative: str) -> None:
+        """Delete a folder with all that is in it; harmless if there is none."""
+        self._files.delete_folder(relative)
+
+    # The store as a whole
+
+    def check_format(self) -> int | None:
+        """The format that the store says it has; None if nothing was written there yet.
+
+        Raises:
+            StoreError: a newer version wrote it, its marker is damaged, or it cannot be read.
+        """
+        marker = self.read(MARKER)
         if marker is None:
-            self.write("store.json", json.dumps({"format": FORMAT}).encode())
-            return
+            if self.local is None and not self._files.attempt("read", MARKER, self._there.bucket.is_there):
+                raise StoreError(f"The store {self} cannot be read: there is no bucket {self._there.bucket.name!r}.")
+            return None
         try:
             version = int(json.loads(marker)["format"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise StoreError(
-                f"The store {self} has a damaged store.json: delete that file if the folder is a store."
+                f"The store {self} has a damaged {MARKER}: delete that file if the folder is a store."
             ) from None
         if version > FORMAT:
             raise StoreError(
                 f"The store {self} was written by a newer version (format {version}; this one knows {FORMAT}): "
                 "upgrade the orchestrator, or name another store."
             )
+        return version
+
+    def check_writable(self) -> None:
+        """Raise StoreError unless a file can be written, or if a newer version wrote the store."""
+        if self.local is None:
+            self._there.bucket.check_packages()
+            self._files.attempt("written", MARKER, self._there.bucket.make)
+        if self.check_format() != FORMAT:
+            self.write(MARKER, json.dumps({"format": FORMAT}).encode())
+            return
         probe = f".writable-{uuid.uuid4().hex[:8]}"
         self.write(probe, b"")
         self.delete(probe)
 
-    def delete(self, relative: str) -> None:
-        """Delete a file; that there is none is fine."""
-        try:
-            if self.local is not None:
-                self.path(relative).unlink(missing_ok=True)
-                return
-            assert self._remote is not None
-            self._remote.delete_file(f"{self._prefix}/{relative}")
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"The store {self} cannot be written ({relative}): {_first_line(error)}.") from None
+    def clean_up(self) -> None:
+        """Delete what processes of this host that are gone have left unfinished, in the store and on the node."""
+        for folder in [*([self.path("tmp")] if self.local is not None else []), *node_folders()]:
+            try:
+                names = os.listdir(folder)
+            except OSError:
+                continue
+            for name in names:
+                if is_abandoned(name):
+                    path = folder / name
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink(missing_ok=True)
+
+    def leftovers(self, older_than: float = 0.0) -> Iterator[tuple[str, int]]:
+        """Paths in the store, with their sizes, of what was never finished and never will be.
+
+        Args:
+            older_than: seconds that must have passed since the last change.
+        """
+        sizes: dict[str, int] = {}
+        newest: dict[str, float] = {}
+        depth = 2 if self.local is not None else 4
+        for listed in self.listing("tmp" if self.local is not None else ARTIFACTS):
+            parts = listed.path.split("/")
+            if len(parts) < depth or (self.local is None and len(parts) == depth):
+                continue  # a manifest, or a file of an artifact of format 1
+            place = "/".join(parts[:depth])
+            sizes[place] = sizes.get(place, 0) + listed.size
+            newest[place] = max(newest.get(place, 0.0), listed.modified)
+        now = time.time()
+        for place, size in sorted(sizes.items()):
+            parts = place.split("/")
+            gone = is_abandoned(parts[-1]) if self.local is not None else None
+            if gone is False or now - newest[place] < max(older_than, 0.0 if gone else UNFINISHED):
+                continue
+            if self.local is None:
+                if not _FOLDER.fullmatch(parts[3]):
+                    continue  # of an artifact of format 1
+                data = self.read("/".join([*parts[:3], MANIFEST]))
+                if data is not None and f'"{parts[3]}"'.encode() in data:
+                    continue
+            yield place, size
 
     # Artifacts
 
@@ -219,73 +294,135 @@ class Store:
         """Keys of all committed artifacts of these task classes, found by listing."""
         keys: set[str] = set()
         for name in task_names:
-            keys |= self._committed_of(name)
+            keys |= self._with(name, MANIFEST)
         return keys
 
-    def _committed_of(self, name: str) -> set[str]:
-        if self.local is not None:
-            folder = self.path(f"artifacts/{name}")
+    def _with(self, name: str, file: str) -> set[str]:
+        """Keys of the artifacts of a class that have this file beside their manifest, or as it."""
+        folder = f"{ARTIFACTS}/{name}"
+        if self.local is None:
+            found = (listed.path.split("/") for listed in self.listing(folder))
+            return {parts[2] for parts in found if len(parts) == 4 and parts[3] == file}
+        keys = {key for key in self.names(folder) if not key.startswith(".")}
+        if file == MANIFEST:
             # A folder arrives by one rename with its manifest inside, so its name is proof enough.
-            try:
-                with os.scandir(folder) as entries:
-                    return {e.name for e in entries if not e.name.startswith(".")}
-            except FileNotFoundError:
-                return set()
-            except OSError as error:
-                raise StoreError(f"The store {self} cannot be read: {_first_line(error)}.") from None
-        from pyarrow.fs import FileSelector
+            return keys
+        return {key for key in keys if self.path(f"{folder}/{key}/{file}").exists()}
 
-        assert self._remote is not None
-        selector = FileSelector(f"{self._prefix}/artifacts/{name}", recursive=True, allow_not_found=True)
-        try:
-            infos = self._remote.get_file_info(selector)
-        except OSError as error:
-            raise StoreError(f"The store {self} cannot be read: {_first_line(error)}.") from None
-        return {info.path.split("/")[-2] for info in infos if info.base_name == MANIFEST}
+    def exists(self, task_name: str, key: str) -> bool:
+        """Whether the artifact is committed, and whole (see `drop_weights`)."""
+        place = _place(task_name, key)
+        return self._files.exists(f"{place}/{MANIFEST}") and not self._files.exists(f"{place}/{DROPPED}")
 
     def task_names(self) -> list[str]:
         """Names of the task classes that have artifacts."""
-        return self.names("artifacts")
+        return self.names(ARTIFACTS)
 
     def find(self, prefix: str) -> list[tuple[str, str]]:
         """(task name, key) of every artifact whose key starts with `prefix`."""
-        return [(n, k) for n in self.task_names() for k in sorted(self._committed_of(n)) if k.startswith(prefix)]
+        return [(n, k) for n in self.task_names() for k in sorted(self._with(n, MANIFEST)) if k.startswith(prefix)]
 
     def manifest(self, task_name: str, key: str) -> dict[str, Any]:
         """The manifest of a committed artifact.
 
         Raises:
-            StoreError: there is none, or it cannot be read.
+            DamagedArtifact: there is none, or it is not what a commit writes.
+            StoreError: it cannot be read.
         """
-        data = self.read(f"artifacts/{task_name}/{key}/{MANIFEST}")
+        known = (task_name, key)
+        data = self._known.get(known) if self.local is None else None
         if data is None:
-            raise StoreError(f"The store {self} holds no artifact {task_name}/{key}.")
+            data = self.read(f"{_place(task_name, key)}/{MANIFEST}")
+            if data is None:
+                raise self._damage(task_name, key, "it is not there")
         try:
-            manifest = _decoded(json.loads(data))
-        except (ValueError, TypeError, AttributeError):
-            manifest = None
-        if not isinstance(manifest, dict):
+            manifest = _checked(_decoded(json.loads(data)), task_name, key)
+        except _Wrong as error:
+            raise self._damage(task_name, key, f"its manifest is damaged: {error}") from None
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            raise self._damage(task_name, key, "its manifest is damaged: it is not JSON of the right form") from None
+        if manifest["format"] > FORMAT:
             raise StoreError(
-                f"The manifest of {task_name}/{key} in {self} is damaged: delete that folder and run again."
+                f"The artifact {task_name}/{key} in {self} was written by a newer version (format "
+                f"{manifest['format']}; this one knows {FORMAT}): upgrade the orchestrator, or name another store."
             )
+        if self.local is None:
+            self._remember(known, data)
         return manifest
 
-    def manifests(self, artifacts: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-        """The manifests of many artifacts, in order; read in parallel from an object store."""
+    def _remember(self, known: tuple[str, str], data: bytes) -> None:
+        with self._lock:
+            self._known[known] = data
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
+
+    def _forget(self, task_name: str, key: str) -> None:
+        with self._lock:
+            self._known.pop((task_name, key), None)
+
+    def _damage(self, task_name: str, key: str, reason: str) -> DamagedArtifact:
+        gone = reason == "it is not there"
+        return DamagedArtifact(
+            f"The store {self} holds no artifact {task_name}/{key}."
+            if gone
+            else f"The artifact {task_name}/{key} in {self} is damaged ({reason}): `orchestrator verify --set-aside` "
+            "moves it away, and the sweep then makes it again.",
+            task_name,
+            key,
+            reason,
+        )
+
+    def manifests(
+        self, artifacts: Iterable[tuple[str, str]], damaged: list[DamagedArtifact] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The manifests of many artifacts, in order; read in parallel from an object store.
+
+        Args:
+            damaged: where to put the errors of those that are damaged or gone, which are then left out.
+        """
+
+        def one(artifact: tuple[str, str]) -> dict[str, Any] | DamagedArtifact:
+            try:
+                return self.manifest(*artifact)
+            except DamagedArtifact as error:
+                if damaged is None:
+                    raise
+                return error
+
+        def kept(found: Iterable[dict[str, Any] | DamagedArtifact]) -> Iterator[dict[str, Any]]:
+            for manifest in found:
+                if isinstance(manifest, DamagedArtifact):
+                    assert damaged is not None
+                    damaged.append(manifest)
+                else:
+                    yield manifest
+
         pairs = list(artifacts)
         if self.local is not None:
-            yield from (self.manifest(n, k) for n, k in pairs)
+            yield from kept(map(one, pairs))
             return
         with ThreadPoolExecutor(32) as pool:
-            yield from pool.map(lambda nk: self.manifest(*nk), pairs)
+            yield from kept(pool.map(one, pairs))
+
+    # Commits
 
     def workspace(self) -> Path:
         """A new empty local folder for a running task's files, on the store's own disk if it has one."""
-        if self.local is None:
-            return Path(tempfile.mkdtemp(prefix="orchestrator-"))
-        parent = self.path("tmp")
-        parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=parent))
+        try:
+            if self.local is None:
+                parent = node_folder("work")
+            else:
+                parent = self.path("tmp")
+                self._here.attempt("written", "tmp", lambda: self._here.make_folder(parent))
+            return Path(tempfile.mkdtemp(dir=parent, prefix=f"{mine()}-"))
+        except OSError as error:
+            raise self._on_node(error, "A folder for the task's files cannot be made") from None
+
+    def _on_node(self, error: OSError, what: str) -> StoreError:
+        """The sentence for an error on this machine's own disk."""
+        if fault_of(error, True) == "full":
+            return StoreFull(f"{what}, since the disk is full ({words_of(error)}): make space, or set TMPDIR.")
+        return StoreError(f"{what}: {words_of(error)}.")
 
     def commit(self, task_name: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Commit the files of `folder` (from `workspace`) with this manifest, durably and atomically.
@@ -302,114 +439,401 @@ class Store:
         files = {}
         try:
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-                with open(path, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
-                files[path.relative_to(folder).as_posix()] = {
-                    "size": path.stat().st_size,
-                    "sha256": digest.hexdigest(),
-                }
+                size, digest = hash_file(path)
+                files[path.relative_to(folder).as_posix()] = {"size": size, "sha256": digest}
             whole = {"format": FORMAT, "key": key, "task": task_name, **manifest, "files": files}
-            (folder / MANIFEST).write_bytes(json.dumps(_encoded(whole), sort_keys=True, indent=1).encode())
+            if self.local is None:
+                whole["folder"] = uuid.uuid4().hex[:16]
+            (folder / MANIFEST).write_bytes(_bytes_of(whole))
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise StoreError(f"The store {self} cannot be written: {_first_line(error)}.") from None
+            raise self._on_node(error, f"The files of {task_name}/{key} cannot be written") from None
         return Prepared(task_name, key, folder, whole)
 
     def publish(self, prepared: Sequence[Prepared]) -> list[dict[str, Any]]:
         """The second half of a commit, for several artifacts that do not need one another.
 
         Together they cost little more than one: what is slow about a durable commit is waiting for the
-        disk, and all are waited for at once (a group commit, as databases call it).
+        disk, and all are waited for at once (a group commit, as databases call it). The first commit of a
+        key stands; one that is damaged, or whose weights were deleted, gives way.
 
         Returns:
             the manifests as committed, by this call or by earlier ones.
         """
         try:
-            if self.local is not None:
-                mine = self._publish_locally(prepared)
-            else:
-                mine = [self._publish_remotely(p) for p in prepared]
-        except OSError as error:
-            raise StoreError(f"The store {self} cannot be written: {_first_line(error)}.") from None
+            if self.local is None:
+                return [self._publish_remotely(p) for p in prepared]
+            self._files.attempt("written", ARTIFACTS, partial(self._make_durable, prepared))
+            found = [self._publish_locally(p) for p in prepared]
+            for name in {p.task_name for p in prepared}:
+                parent = self.path(f"{ARTIFACTS}/{name}")
+                self._files.attempt("written", f"{ARTIFACTS}/{name}", partial(sync, parent))
+            return found
         finally:
             for p in prepared:
                 shutil.rmtree(p.folder, ignore_errors=True)
-        return [p.manifest if own else self.manifest(p.task_name, p.key) for p, own in zip(prepared, mine, strict=True)]
 
-    def _publish_locally(self, prepared: Sequence[Prepared]) -> list[bool]:
-        """Whether this call made each commit: another worker may have been faster."""
+    def _make_durable(self, prepared: Sequence[Prepared]) -> None:
         for p in prepared:
             os.chmod(p.folder, 0o755)  # mkdtemp made it private
-        if len(prepared) < GROUP or not _sync_filesystem(self.path("tmp")):
+        if len(prepared) < GROUP or not sync_filesystem(self.path("tmp")):
             for p in prepared:
                 for name in [*p.manifest["files"], MANIFEST]:
-                    _sync(p.folder / name)
-                _sync(p.folder)
-        mine, parents = [], set()
-        for p in prepared:
-            target = self.path(f"artifacts/{p.task_name}/{p.key}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            parents.add(target.parent)
+                    sync(p.folder / name)
+                sync(p.folder)
+
+    def _publish_locally(self, p: Prepared) -> dict[str, Any]:
+        place = _place(p.task_name, p.key)
+        target = self.path(place)
+
+        def rename() -> bool:
+            if not p.folder.exists() and target.exists():
+                return True  # an attempt that was not answered did it
+            self._here.make_folder(target.parent)
             try:
                 os.rename(p.folder, target)
-                mine.append(True)
             except OSError:
-                if not (target / MANIFEST).exists():
+                if not target.is_dir():
                     raise
-                mine.append(False)  # another worker committed the same key: same key, same content
-        for parent in parents:
-            _sync(parent)
-        return mine
+                return False
+            return True
 
-    def _publish_remotely(self, p: Prepared) -> bool:
-        from pyarrow.fs import LocalFileSystem, copy_files
+        while not self._files.attempt("written", place, rename):
+            stored = self._stored(p)
+            if stored is not None:
+                return stored
+        for name in p.manifest["files"]:
+            _note(target / name)  # hashed by this process a moment ago
+        return p.manifest
 
-        assert self._remote is not None
-        target = f"artifacts/{p.task_name}/{p.key}"
-        if self.read(f"{target}/{MANIFEST}") is not None:
+    def _publish_remotely(self, p: Prepared) -> dict[str, Any]:
+        place = _place(p.task_name, p.key)
+        if self._files.exists(f"{place}/{MANIFEST}") and (stored := self._stored(p)) is not None:
+            return stored
+        folder = f"{place}/{p.manifest['folder']}"
+        data = _bytes_of(p.manifest)
+        while True:
+            began = time.time()
+            for name in p.manifest["files"]:
+                self._there.upload(p.folder / name, f"{folder}/{name}")
+            while not self.create(f"{place}/{MANIFEST}", data):
+                stored = self._stored(p)
+                if stored is not None:
+                    if p.manifest["files"]:
+                        self.delete_folder(folder)
+                    return stored
+            # A process that was asleep for long may have been taken for dead, and its files for left over.
+            if time.time() - began < UNFINISHED / 4 or self._all_there(folder, p.manifest["files"]):
+                self._remember((p.task_name, p.key), data)
+                return p.manifest
+            self.delete(f"{place}/{MANIFEST}")
+
+    def _all_there(self, folder: str, files: Mapping[str, Any]) -> bool:
+        return {f"{folder}/{name}" for name in files} <= {listed.path for listed in self.listing(folder)}
+
+    def _stored(self, p: Prepared) -> dict[str, Any] | None:
+        """The manifest that another worker has committed for the same key; None if that had to give way."""
+        self._forget(p.task_name, p.key)
+        try:
+            stored = self.manifest(p.task_name, p.key)
+        except DamagedArtifact:
+            self.set_aside(p.task_name, p.key)
+            return None
+        if self._files.exists(f"{_place(p.task_name, p.key)}/{DROPPED}"):
+            self.delete_artifact(p.task_name, p.key)
+            return None
+        return stored
+
+    # Artifacts to read, and what may befall them
+
+    def fetch(self, task_name: str, key: str, *, whole: bool = True) -> Path:
+        """A local folder with the artifact's files: its own in a local store, else a cached copy.
+
+        Every file is compared with its manifest before this process first uses it.
+
+        Args:
+            whole: weights that were deleted on purpose count as damage.
+
+        Raises:
+            DamagedArtifact: a file is not what was committed, or there is no such artifact.
+        """
+        manifest = self.manifest(task_name, key)
+        try:
+            return self._fetch(task_name, key, manifest, whole)
+        except DamagedArtifact:
+            self._forget(task_name, key)  # the artifact may have been made anew since the manifest was read
+            again = self.manifest(task_name, key)
+            if again == manifest:
+                raise
+            return self._fetch(task_name, key, again, whole)
+
+    def _fetch(self, task_name: str, key: str, manifest: dict[str, Any], whole: bool) -> Path:
+        if self.local is None:
+            return self._fetch_remotely(task_name, key, manifest, whole)
+        folder = self.path(_place(task_name, key))
+        wrong = self._differences(task_name, key, folder, manifest["files"], whole)
+        if wrong:
+            raise self._damage(task_name, key, _listed(wrong))
+        return folder
+
+    def _differences(self, task_name: str, key: str, folder: Path, files: Mapping[str, Any], whole: bool) -> list[str]:
+        """Words for each file that is not what its manifest says; those this process has seen intact are trusted."""
+        place = _place(task_name, key)
+        dropped: set[str] | None = None
+        wrong = []
+        for name, about in files.items():
+            path = folder / name
+            word = self._files.attempt("read", f"{place}/{name}", partial(_difference, path, about))
+            if word == "missing":
+                dropped = self.dropped_files(task_name, key) if dropped is None else dropped
+                if name in dropped:
+                    if not whole:
+                        continue
+                    word = "deleted to save space"
+            if word:
+                wrong.append(f"{name}: {word}")
+        return wrong
+
+    def _fetch_remotely(self, task_name: str, key: str, manifest: dict[str, Any], whole: bool) -> Path:
+        place = _place(task_name, key)
+        dropped = self.dropped_files(task_name, key) if not whole else set()
+        files = {n: a for n, a in manifest["files"].items() if n not in dropped}
+        contents = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+        source = f"{place}/{manifest['folder']}" if "folder" in manifest else place
+        try:
+            cache = node_folder("cache")
+            entry = cache / f"{key}-{contents}"
+            while True:
+                if entry.is_dir():
+                    if not any(_difference(entry / name, about) for name, about in files.items()):
+                        return entry
+                    away = cache / f"{mine()}-{uuid.uuid4().hex[:12]}"
+                    with contextlib.suppress(FileNotFoundError):  # another process may have found the same
+                        os.rename(entry, away)
+                    shutil.rmtree(away, ignore_errors=True)
+                part = Path(tempfile.mkdtemp(dir=cache, prefix=f"{mine()}-"))
+                try:
+                    self._download(task_name, key, source, files, part)
+                    (part / MANIFEST).write_bytes(_bytes_of(manifest))
+                    for name in files:
+                        os.chmod(part / name, 0o444)  # shared by all tasks of the node
+                    os.rename(part, entry)
+                    for name in files:
+                        _note(entry / name)
+                    return entry
+                except OSError:
+                    if not entry.is_dir():
+                        raise
+                    # Another process of this node was faster: what it left is looked at like any other.
+                finally:
+                    shutil.rmtree(part, ignore_errors=True)
+        except OSError as error:
+            raise self._on_node(error, f"The artifact {task_name}/{key} cannot be copied to this node") from None
+
+    def _download(self, task_name: str, key: str, source: str, files: Mapping[str, Any], part: Path) -> None:
+        def one(name: str) -> str | None:
+            digest = self._there.download(f"{source}/{name}", part / name)
+            if digest is None:
+                return f"{name}: {'deleted to save space' if name in self.dropped_files(task_name, key) else 'missing'}"
+            if (part / name).stat().st_size != files[name]["size"]:
+                return f"{name}: size differs"
+            return None if digest == files[name]["sha256"] else f"{name}: content differs"
+
+        if len(files) == 1:
+            wrong = [one(name) for name in files]
+        else:
+            with ThreadPoolExecutor(8) as pool:
+                wrong = list(pool.map(one, files))
+        found = [word for word in wrong if word is not None]
+        if found:
+            raise self._damage(task_name, key, _listed(found))
+
+    def verify(self, task_name: str, key: str) -> list[str]:
+        """Hash the artifact's files again; words for each damage, none for files that were deleted on purpose."""
+        self._forget(task_name, key)
+        try:
+            manifest = self.manifest(task_name, key)
+        except DamagedArtifact as error:
+            return [error.reason]
+        place = _place(task_name, key)
+        dropped = self.dropped_files(task_name, key)
+        wrong = []
+        for name, about in manifest["files"].items():
+            if self.local is None:
+                source = f"{place}/{manifest['folder']}/{name}" if "folder" in manifest else f"{place}/{name}"
+                found = self._there.hash(source)
+            else:
+                path = self.path(f"{place}/{name}")
+                found = self._files.attempt("read", f"{place}/{name}", partial(hash_file, path), absent=None)
+            if found is None:
+                if name not in dropped:
+                    wrong.append(f"{name}: missing")
+            elif found[0] != about["size"]:
+                wrong.append(f"{name}: size differs")
+            elif found[1] != about["sha256"]:
+                wrong.append(f"{name}: content differs")
+        return wrong
+
+    def set_aside(self, task_name: str, key: str) -> bool:
+        """Move a damaged artifact out of the way, to `damaged/<Task>/<key>-<n>/`.
+
+        It is looked at once more before: what somebody else has made anew meanwhile stays.
+
+        Returns:
+            whether this call moved it.
+        """
+        if not self.verify(task_name, key):
             return False
-        for name in [*p.manifest["files"], MANIFEST]:  # the manifest last: it is the commit
-            copy_files(
-                str(p.folder / name),
-                f"{self._prefix}/{target}/{name}",
-                source_filesystem=LocalFileSystem(),
-                destination_filesystem=self._remote,
-            )
+        place = _place(task_name, key)
+        taken = self.names(f"{DAMAGED}/{task_name}")
+        n = sum(1 for name in taken if name.startswith(f"{key}-")) + 1
+        while f"{key}-{n}" in taken:
+            n += 1
+        target = f"{DAMAGED}/{task_name}/{key}-{n}"
+        if self.local is not None:
+
+            def rename() -> bool:
+                self._here.make_folder(self.path(target).parent)
+                os.rename(self.path(place), self.path(target))
+                return True
+
+            return bool(self._files.attempt("written", place, rename, absent=False))
+        found = [listed.path for listed in self.listing(place)]
+        folder = None
+        with contextlib.suppress(DamagedArtifact):
+            folder = self.manifest(task_name, key).get("folder")
+        self._forget(task_name, key)
+        if f"{place}/{MANIFEST}" not in found:
+            return False
+        self._there.move(f"{place}/{MANIFEST}", f"{target}/{MANIFEST}")
+        for path in found:
+            # Other folders may be of writers that are at work.
+            inner = path[len(place) + 1 :]
+            if inner == MANIFEST or (_FOLDER.fullmatch(inner.partition("/")[0]) and inner.partition("/")[0] != folder):
+                continue
+            self._there.move(path, f"{target}/{inner}")
         return True
 
-    def fetch(self, task_name: str, key: str) -> Path:
-        """A local folder with the artifact's files: its own in a local store, else a cached copy."""
-        relative = f"artifacts/{task_name}/{key}"
-        if self.local is not None:
-            return self.path(relative)
-        cache = Path(tempfile.gettempdir()) / f"orchestrator-cache-{os.getuid()}" / key
-        if cache.exists():
-            return cache
-        from pyarrow.fs import LocalFileSystem, copy_files
+    def delete_artifact(self, task_name: str, key: str) -> None:
+        """Delete an artifact; a reader sees all of it or nothing. Harmless if it is not there."""
+        self._forget(task_name, key)
+        place = _place(task_name, key)
+        if self.local is None:
+            self.delete(f"{place}/{MANIFEST}")
+        self.delete_folder(place)
 
-        assert self._remote is not None
-        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".part-"))
+    def drop_weights(self, task_name: str, key: str) -> None:
+        """Delete the weights (`*.safetensors`) of an artifact to save space; harmless if they are gone already.
+
+        The rest stays. A file beside the manifest says what was deleted, so that it is not taken for damage,
+        and a later commit of the same key, with weights, takes the artifact's place.
+        """
+        manifest = self.manifest(task_name, key)
+        weights = [name for name in manifest["files"] if name.endswith(".safetensors")]
+        place = _place(task_name, key)
+        if not weights or self._files.exists(f"{place}/{DROPPED}"):
+            return
+        self.write(f"{place}/{DROPPED}", json.dumps({"files": weights}).encode())
+        source = f"{place}/{manifest['folder']}" if "folder" in manifest else place
+        for name in weights:
+            self.delete(f"{source}/{name}")
+
+    def dropped(self, task_name: str) -> set[str]:
+        """Keys of the artifacts of a class whose weights were deleted to save space, found by listing."""
+        return self._with(task_name, DROPPED)
+
+    def dropped_files(self, task_name: str, key: str) -> set[str]:
+        """Names of the files of an artifact that were deleted to save space."""
+        data = self.read(f"{_place(task_name, key)}/{DROPPED}")
         try:
-            copy_files(
-                f"{self._prefix}/{relative}",
-                str(part),
-                source_filesystem=self._remote,
-                destination_filesystem=LocalFileSystem(),
-            )
-            os.rename(part, cache)
-        except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if not cache.exists():  # else another process of this node was faster
-                raise StoreError(f"The artifact {key} cannot be fetched from {self}: {_first_line(error)}.") from None
-        return cache
+            names = json.loads(data or b"{}").get("files", [])
+            return {name for name in names if isinstance(name, str)}
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            return set()
+
+    # Snapshots
+
+    def read_snapshot(self, key: str) -> bytes | None:
+        """The newest snapshot of a task, or None."""
+        return self.read(f"{SNAPSHOTS}/{key}/state")
+
+    def write_snapshot(self, key: str, data: bytes) -> None:
+        """Put a task's snapshot in the place of the one before."""
+        self.write(f"{SNAPSHOTS}/{key}/state", data)
+
+    def delete_snapshot(self, key: str) -> None:
+        """A task needs its snapshot no longer; harmless if there is none."""
+        self.delete_folder(f"{SNAPSHOTS}/{key}")
+
+    def snapshot_keys(self) -> list[str]:
+        """Keys of the tasks that have a snapshot."""
+        return sorted({parts[1] for s in self.listing(SNAPSHOTS) if len(parts := s.path.split("/")) == 3})
 
     # Runs
 
     def latest_run(self, sweep: str) -> str | None:
         """Name of the newest run of a sweep."""
         data = self.read(f"runs/{sweep}/latest")
-        return data.decode().strip() if data else None
+        return data.decode(errors="replace").strip() if data else None
+
+
+def _opened(address: str, patience: float, reached: bool, marked: bool) -> Store:
+    """A Store as it arrives in another process, which knows what this one knew of the place."""
+    store = Store(address, patience=patience)
+    store._files.reached, store._files.marked = reached, marked
+    return store
+
+
+def _place(task_name: str, key: str) -> str:
+    return f"{ARTIFACTS}/{task_name}/{key}"
+
+
+def _listed(wrong: Sequence[str]) -> str:
+    more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return "; ".join(wrong[:3]) + more
+
+
+# Manifests
+
+
+class _Wrong(ValueError):
+    """What is wrong with a manifest, in words."""
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "format": (int,), "key": (str,), "task": (str,), "files": (dict,), "folder": (str,), "results": (dict,),
+    "status": (str,), "label": (str,), "kind": (str,), "class": (str,), "inputs": (list,), "seeds": (dict,),
+    "code": (dict,), "spec": (dict, list, str), "started": (int, float), "seconds": (int, float), "attempt": (int,),
+    "slot": (dict,), "versions": (dict,), "host": (str,), "worker": (str,), "run": (str,), "device": (str,),
+}  # fmt: skip
+
+
+def _checked(manifest: Any, task_name: str, key: str) -> dict[str, Any]:
+    """The manifest, if it can be what a commit of this key has written."""
+    if not isinstance(manifest, dict):
+        raise _Wrong("it is no object")
+    for name, value in (("key", key), ("task", task_name)):
+        if manifest.get(name) != value:
+            raise _Wrong(f"its {name} is {str(manifest.get(name))[:80]!r}")
+    for name, types in _TYPES.items():
+        if name in manifest and (not isinstance(manifest[name], types) or isinstance(manifest[name], bool)):
+            raise _Wrong(f"its field {name!r} is of the wrong type")
+    if "files" not in manifest or "format" not in manifest:
+        raise _Wrong("it lacks fields")
+    if "folder" in manifest and not _FOLDER.fullmatch(manifest["folder"]):
+        raise _Wrong("its folder is no folder's name")
+    for name, about in manifest["files"].items():
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts or inside.as_posix() != name or name in (".", MANIFEST):
+            raise _Wrong(f"it names a file {name[:80]!r}")
+        size, digest = about["size"], about["sha256"]
+        if type(size) is not int or size < 0 or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise _Wrong(f"size or hash of {name[:80]!r} is none")
+    return manifest
+
+
+def _bytes_of(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(_encoded(manifest), sort_keys=True, indent=1).encode()
 
 
 def _encoded(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -421,7 +845,7 @@ def _encoded(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, "results": results} if results else dict(manifest)
 
 
-def _decoded(manifest: dict[str, Any]) -> dict[str, Any]:
+def _decoded(manifest: Any) -> Any:
     """The reverse of `_encoded`."""
     for name, value in manifest.get("results", {}).items():
         if isinstance(value, dict):
@@ -429,37 +853,61 @@ def _decoded(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _digest(file: Any) -> Any:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest
+# Files that were looked at
 
 
-def _sync_filesystem(path: Path) -> bool:
-    """Wait until all that was written to the filesystem of `path` is on disk; False where that cannot be asked."""
-    import ctypes
+def _stamp(path: Path) -> tuple[int, int, int]:
+    about = path.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
-    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)  # Linux
-    if syncfs is None:
-        return False
-    descriptor = os.open(path, os.O_RDONLY)
+
+def _note(path: Path) -> None:
+    """Remember that the file's content is what its manifest says."""
+    _verified[str(path)] = _stamp(path)
+
+
+def _difference(path: Path, about: Mapping[str, Any]) -> str | None:
+    """How a file differs from what its manifest says; read only once by a process, unless it changes."""
     try:
-        return bool(syncfs(descriptor) == 0)
-    finally:
-        os.close(descriptor)
+        stamp = _stamp(path)
+        if stamp[1] != about["size"]:
+            return "size differs"
+        if _verified.get(str(path)) == stamp:
+            return None
+        if hash_file(path)[1] != about["sha256"]:
+            return "content differs"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return "missing"
+    _verified[str(path)] = stamp
+    return None
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+# The node's own disk
 
 
-def _first_line(error: BaseException) -> str:
-    """An error's first line without its final stop, to stand inside a sentence."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}" + (f" ({error.filename})" if error.filename else "")
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def node_folder(name: str) -> Path:
+    """A folder of this user alone on the node's own disk: "cache" or "work".
+
+    Raises:
+        OSError: it cannot be made, or is not this user's.
+    """
+    top = _node_top()
+    for folder in (top, top / name):
+        try:
+            os.mkdir(folder, 0o700)
+        except FileExistsError:
+            about = os.lstat(folder)
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+                raise PermissionError(13, "it belongs to somebody else; set TMPDIR", str(folder)) from None
+            if stat.S_IMODE(about.st_mode) != 0o700:
+                os.chmod(folder, 0o700)
+    return top / name
+
+
+def node_folders() -> list[Path]:
+    """The node's folders, made or not."""
+    return [_node_top() / "cache", _node_top() / "work"]
+
+
+def _node_top() -> Path:
+    return Path(tempfile.gettempdir()) / f"orchestrator-{os.getuid()}"

@@ -146,7 +146,7 @@ class Study:
 
     def folder(self, key: str) -> Path:
         """A local folder with the files of a committed task."""
-        return self.store.fetch(self.tasks[key].name, key)
+        return self.store.fetch(self.tasks[key].name, key, whole=False)
 
     def status(self, key: str) -> str:
         """How a task ended: "done", "diverged", "failed", "skipped", "stopped" or "not run"."""

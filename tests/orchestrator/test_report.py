@@ -171,20 +171,16 @@ def test_text_of_the_study_is_escaped(store):
 
 
 def test_nothing_that_a_run_leaves_holds_the_password_of_its_store(tmp_path):
-    from pyarrow.fs import LocalFileSystem
-
     store = Store(str(tmp_path))
     plan = make_plan(toy_sweep(probes=[Brittle()]), store)
     outcome = carry_out(plan, store)
     uri = "s3://key:opensesame@bucket/study"
     errors = dict.fromkeys(outcome.errors, f"OSError: {uri} is gone")
     outcome = replace(outcome, errors=errors, command=f"python -m orchestrator sweep toy.py --store {uri}")
-    (tmp_path / RUN / "plots").mkdir(parents=True)  # a bucket needs no folders
-    store.uri, store.local, store._remote, store._prefix = uri, None, LocalFileSystem(), str(tmp_path)
     study = Study.from_plan(plan, store, outcome)
     study.save(store, RUN)
     study.write_tables(store, RUN)
-    assert store.shown(write_report(study, store, RUN)) == f"s3://key:***@bucket/study/{RUN}/report.html"
+    write_report(study, store, RUN)
     left = {p.name: p.read_bytes() for p in (tmp_path / RUN).rglob("*") if p.is_file()}
     assert {"study.json", "report.html", "trials.parquet", "timeline.png"} <= set(left)
     assert [name for name, data in left.items() if b"opensesame" in data] == []

@@ -100,7 +100,7 @@ def test_many_commits_of_one_key_at_once(store: Store) -> None:
 
     def work(i: int) -> None:
         try:
-            commit(store, worker=i)
+            commit(store, worker=f"w{i}")
         except BaseException as error:
             errors.append(error)
 
