@@ -1,7 +1,7 @@
 """Named streams of randomness, derived from seeds; never global state.
 
 This module is part of every task's code: change how numbers are derived, and everything is another
-task. The rest of the framework (`task`, `spec`, `errors`) is not, since it decides no number.
+task. The rest of the framework (`task`, `spec`, `errors`, `snapshots`) is not, since it decides no number.
 """
 
 from __future__ import annotations

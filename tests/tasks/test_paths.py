@@ -9,14 +9,14 @@ import torch
 from tasks.paths import along, autoneb, barrier, lengths
 
 
-def run(surface, start, end, **options):
+def run(surface, start, end, noise=0.0, **options):
     def value(w):
         return float(surface(w))
 
     def gradient(w, step):
         w = w.clone().requires_grad_()
         loss = surface(w)
-        return float(loss.detach()), torch.autograd.grad(loss, w)[0]
+        return float(loss.detach()), torch.autograd.grad(loss, w)[0] + noise * math.sin(step)
 
     options = {"steps": 200, "generator": torch.Generator().manual_seed(0), "samples": 7, **options}
     ends = [torch.tensor(p, dtype=torch.float64) for p in (start, end)]
@@ -93,7 +93,41 @@ def test_takes_back_a_cycle_whose_steps_explode():
     bands = run(lambda w: (w**4).sum() + w[0], (-1.0, 0.5), (1.0, 1.0), step_sizes=(0.01, 1e6, 10, 0.01), steps=50)
     assert [b.cycle for b in bands] == [0, 1, 2, 3, 4]
     assert [b.failed for b in bands] == [False, False, True, True, False]
+    assert bands[1].step == 50 and 50 < bands[2].step < 100 and bands[4].step == bands[3].step + 50
     assert torch.equal(bands[1].path, bands[3].path) and bands[4].saddle <= bands[1].saddle + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("surface", "start", "step_sizes", "failed"),
+    [
+        (mueller_brown, (-0.558, 1.441), (0.001, 0.001, 0.0005), []),
+        # From the first cycles, which fail, the perturbed line must be found again.
+        (lambda w: (w**4).sum() + w[0], (-1.0, 0.5), (1e6, 1e6, 0.01, 10, 0.01), [1, 2, 4]),
+    ],
+)
+def test_goes_on_after_any_band_as_if_in_one_go(surface, start, step_sizes, failed):
+    options = {"steps": 20, "step_sizes": step_sizes, "momentum": 0.5, "absolute": 1e-3, "noise": 0.1}
+    bands = run(surface, start, (0.623, 0.028), **options)
+    assert [b.cycle for b in bands if b.failed] == failed
+    assert [b.origin for b in bands] == [max(c for c in range(b.cycle + 1) if c not in failed) for b in bands]
+    for i, band in enumerate(bands):
+        for a, b in zip(run(surface, start, (0.623, 0.028), after=band, **options), bands[i + 1 :], strict=True):
+            assert vars(a).keys() == vars(b).keys()
+            for name, value in vars(a).items():
+                assert np.array_equal(value, vars(b)[name]), name
+
+
+def test_steps_are_numbered_through():
+    """So that a minibatch that depends on the step is another one in every step, and the same for all nodes."""
+    seen = []
+
+    def gradient(w, step):
+        seen.append(step)
+        return 0.0, torch.zeros_like(w)
+
+    ends = torch.zeros(2), torch.ones(2)
+    bands = list(autoneb(*ends, loss=lambda w: 0.0, gradient=gradient, step_sizes=(0.1, 0.1), steps=3, pivots=2))
+    assert seen == [i // 2 for i in range(12)] and [b.step for b in bands] == [0, 3, 6]
 
 
 def test_along_hits_the_ends_exactly_and_keeps_distances():

@@ -255,6 +255,9 @@ def test_an_offer_holds_until_the_task_moves_on() -> None:
         return {"i": i}
 
     def steps(ctx: Context) -> Any:
+        ctx.snapshot(lambda: state(0))
+        yield {}
+        yield {}
         ctx.snapshot(lambda: state(1))
         yield {}
         yield {}
@@ -268,12 +271,16 @@ def test_an_offer_holds_until_the_task_moves_on() -> None:
     ctx.save_offered()
     work = steps(ctx)
     ctx.advance(work)
+    ctx.advance(work)
+    ctx.save_offered()
+    assert made == []  # what was offered at the first report does not hold at the second
+    ctx.advance(work)
     ctx.save_offered()
     ctx.save_offered()
     assert made == [1] and memory.saved == 1  # once is enough
     ctx.advance(work)
     ctx.save_offered()
-    assert made == [1]  # nothing was offered at the second report
+    assert made == [1]  # nothing was offered at the fourth report
     ctx.advance(work)
     ctx.save_offered()
     assert made == [1, 3] and ctx.resume() == {"i": 3}

@@ -8,7 +8,8 @@ from torch import nn
 
 from tasks.errors import InvalidValue
 from tasks.models import ResNet18
-from tasks.optimizers import SAM, SGD, AdamW, SAMAdamW
+from tasks.optimizers import SAM, SGD, AdamW, SAMAdamW, Stepper
+from tasks.snapshots import decode, encode
 
 A = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
 W = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -216,3 +217,51 @@ def test_state_dict_continues_bit_for_bit(optimizer):
 def test_impossible_values(make, words):
     with pytest.raises(InvalidValue, match=words):
         make()
+
+
+class Accumulating(torch.optim.Optimizer):
+    """Steps along a running sum in float64, which PyTorch would load in float32; counts in several ways."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.1, "rates": (0.5, 0.25), "seen": 0})
+
+    def step(self):
+        for group in self.param_groups:
+            group["seen"] += 1
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state |= {"sum": torch.zeros_like(p, dtype=torch.float64), "steps": 0, "last": [None, None]}
+                state["sum"] += p.grad.double() / 3
+                state["steps"] += 1
+                state["last"] = [state["last"][1], state["sum"].clone()]
+                p.data -= (group["lr"] * group["rates"][0] / group["seen"] * state["sum"] / state["steps"]).float()
+                if state["last"][0] is not None:
+                    p.data -= 0.01 * state["last"][0].float()
+
+
+def test_a_stepper_continues_from_its_state_exactly():
+    def network():
+        torch.manual_seed(0)
+        return nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last)
+
+    def step(network, stepper, i):
+        x = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(i))
+        stepper.gradient(lambda: (network(x) ** 2).sum().backward())
+        stepper.step(1 / (i + 1))
+
+    straight = network()
+    first = Stepper(straight, Accumulating(straight.parameters()))
+    for i in range(3):
+        step(straight, first, i)
+    resumed = network()
+    resumed.load_state_dict(decode(encode(straight.state_dict())))
+    second = Stepper(resumed, Accumulating(resumed.parameters()))
+    second.load_state_dict(decode(encode(first.state_dict())))
+    held = second.base.state[resumed.weight]["sum"]
+    assert held.dtype == torch.float64 and held.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(held, first.base.state[straight.weight]["sum"])
+    for i in range(3, 6):
+        step(straight, first, i)
+        step(resumed, second, i)
+    assert torch.equal(straight.weight, resumed.weight) and torch.equal(straight.bias, resumed.bias)

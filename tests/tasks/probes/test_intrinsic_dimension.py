@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from interruptions import Memory, Run, files, interrupted_after_every_report, start_in_a_process_of_its_own
 
 from tasks.errors import InvalidValue, UserError
 from tasks.optimizers import SAM, AdamW
@@ -80,6 +81,48 @@ def test_trains_with_the_trial_s_own_optimizer(run, trained, tmp_path, optimizer
     trial = execute(train, trained[0].inputs[0], folder=tmp_path / "trial")
     results = run(IntrinsicDimension(dimensions=(300,), lr_factors=(1.0,)), trial).results
     assert results["best_accuracy"] > 0.7 * trial.results["val_accuracy"] and results["diverged_trainings"] == 0
+
+
+class Killed(Exception):
+    pass
+
+
+def test_interrupted_after_every_training(trained, tmp_path, monkeypatch):
+    """Also between the two trainings of a dimension."""
+    probe = IntrinsicDimension(dimensions=(2, 50, 100), epochs=1, lr_factors=(1e60, 1.0))
+    undisturbed = Run(probe, (trained[0],), tmp_path / "undisturbed").advance()
+    train, done = IntrinsicDimension._train, []
+
+    def one_then_killed(self, *args):
+        if done:
+            raise Killed
+        done.append(args[2:])
+        return train(self, *args)
+
+    monkeypatch.setattr(IntrinsicDimension, "_train", one_then_killed)
+    memory, trainings = Memory(), []
+    for start in range(6):
+        run = Run(probe, (trained[0],), tmp_path / f"start{start}", memory)
+        if start < 5:
+            with pytest.raises(Killed):
+                run.advance()
+        trainings += done
+        done.clear()
+    resumed = run.advance()
+    trainings += done
+    assert [(d, factor) for d, _, factor in trainings] == [(d, f) for d in (2, 50, 100) for f in (1e60, 1.0)]
+    assert resumed.outcome == undisturbed.outcome and resumed.results["diverged_trainings"] == 3
+
+
+def test_interrupted_after_every_report_and_killed(trained, tmp_path):
+    probe = IntrinsicDimension(dimensions=(2, 50), epochs=1)
+    undisturbed = Run(probe, (trained[0],), tmp_path / "undisturbed").advance()
+    resumed = interrupted_after_every_report(probe, (trained[0],), tmp_path, Memory(always=False))
+    assert resumed.outcome == undisturbed.outcome
+    start_in_a_process_of_its_own(probe, (trained[0],), tmp_path / "killed", die_after_reports=1)
+    found = start_in_a_process_of_its_own(probe, (trained[0],), tmp_path / "resumed")
+    assert (found["reports"], found["results"]) == (undisturbed.reports, undisturbed.results)
+    assert files(tmp_path / "resumed") == files(tmp_path / "undisturbed")
 
 
 def test_impossible_dimensions(run, trained):

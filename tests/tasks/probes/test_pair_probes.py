@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from interruptions import Memory, Run, files, interrupted_after_every_report, start_in_a_process_of_its_own
 from safetensors.torch import load_file, save_file
 
 from tasks.errors import InvalidValue, UserError
@@ -135,6 +136,25 @@ def test_autoneb_keeps_the_best_path_when_steps_explode(run, trained):
     assert results["best_cycle"] == 0 and results["failed_cycles"] == 2
     assert results["saddle"] == pytest.approx(results["straight_saddle"])
     assert results["relative_length"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("changes", [{"cycles": 3}, {"lr": 1e9, "lr_final": 1e-9}])
+@pytest.mark.parametrize("networks", ["trained", "normalised"])
+def test_autoneb_interrupted_after_every_cycle(request, tmp_path, networks, changes):
+    pair = tuple(request.getfixturevalue(networks)[:2])
+    probe = dataclasses.replace(QUICK, steps=5, **changes)
+    undisturbed = Run(probe, pair, tmp_path / "undisturbed").advance()
+    assert undisturbed.results["failed_cycles"] == ("lr" in changes)
+    resumed = interrupted_after_every_report(probe, pair, tmp_path, Memory(always=False))
+    assert resumed.outcome == undisturbed.outcome and len(resumed.reports) == probe.cycles + 1
+
+
+def test_autoneb_killed_and_gone_on_with_in_another_process(trained, tmp_path):
+    undisturbed = Run(QUICK, tuple(trained[:2]), tmp_path / "undisturbed").advance()
+    start_in_a_process_of_its_own(QUICK, tuple(trained[:2]), tmp_path / "killed", die_after_reports=2)
+    found = start_in_a_process_of_its_own(QUICK, tuple(trained[:2]), tmp_path / "resumed")
+    assert (found["reports"], found["results"]) == (undisturbed.reports, undisturbed.results)
+    assert files(tmp_path / "resumed") == files(tmp_path / "undisturbed")
 
 
 def test_autoneb_with_batchnorm(run, normalised):
