@@ -546,58 +546,67 @@ class Store:
 
     # Artifacts to read, and what may befall them
 
-    def fetch(self, task_name: str, key: str, *, whole: bool = True) -> Path:
+    def fetch(self, task_name: str, key: str) -> Path:
         """A local folder with the artifact's files: its own in a local store, else a cached copy.
 
         Every file is compared with its manifest before this process first uses it.
 
-        Args:
-            whole: weights that were deleted on purpose count as damage.
-
         Raises:
             DamagedArtifact: a file is not what was committed, or there is no such artifact.
         """
+        return self._fetch(task_name, key, None)
+
+    def fetch_file(self, task_name: str, key: str, name: str) -> Path:
+        """One file of an artifact, in a local folder; like `fetch` without the other files.
+
+        Raises:
+            DamagedArtifact: it is not what was committed, or there is no such file or artifact.
+        """
+        return self._fetch(task_name, key, name) / name
+
+    def _fetch(self, task_name: str, key: str, only: str | None) -> Path:
         manifest = self.manifest(task_name, key)
         try:
-            return self._fetch(task_name, key, manifest, whole)
+            return self._fetch_from(task_name, key, manifest, only)
         except DamagedArtifact:
             self._forget(task_name, key)  # the artifact may have been made anew since the manifest was read
             again = self.manifest(task_name, key)
             if again == manifest:
                 raise
-            return self._fetch(task_name, key, again, whole)
+            return self._fetch_from(task_name, key, again, only)
 
-    def _fetch(self, task_name: str, key: str, manifest: dict[str, Any], whole: bool) -> Path:
+    def _fetch_from(self, task_name: str, key: str, manifest: dict[str, Any], only: str | None) -> Path:
+        files = manifest["files"]
+        if only is not None:
+            if only not in files:
+                raise self._damage(task_name, key, f"{only}: missing")
+            files = {only: files[only]}
         if self.local is None:
-            return self._fetch_remotely(task_name, key, manifest, whole)
+            return self._fetch_remotely(task_name, key, manifest, files)
         folder = self.path(_place(task_name, key))
-        wrong = self._differences(task_name, key, folder, manifest["files"], whole)
+        wrong = self._differences(task_name, key, folder, files)
         if wrong:
             raise self._damage(task_name, key, _listed(wrong))
         return folder
 
-    def _differences(self, task_name: str, key: str, folder: Path, files: Mapping[str, Any], whole: bool) -> list[str]:
+    def _differences(self, task_name: str, key: str, folder: Path, files: Mapping[str, Any]) -> list[str]:
         """Words for each file that is not what its manifest says; those this process has seen intact are trusted."""
         place = _place(task_name, key)
-        dropped: set[str] | None = None
         wrong = []
         for name, about in files.items():
             path = folder / name
             word = self._files.attempt("read", f"{place}/{name}", partial(_difference, path, about))
             if word == "missing":
-                dropped = self.dropped_files(task_name, key) if dropped is None else dropped
-                if name in dropped:
-                    if not whole:
-                        continue
-                    word = "deleted to save space"
+                word = self._missing(task_name, key, name)
             if word:
                 wrong.append(f"{name}: {word}")
         return wrong
 
-    def _fetch_remotely(self, task_name: str, key: str, manifest: dict[str, Any], whole: bool) -> Path:
+    def _missing(self, task_name: str, key: str, name: str) -> str:
+        return "deleted to save space" if name in self.dropped_files(task_name, key) else "missing"
+
+    def _fetch_remotely(self, task_name: str, key: str, manifest: dict[str, Any], files: Mapping[str, Any]) -> Path:
         place = _place(task_name, key)
-        dropped = self.dropped_files(task_name, key) if not whole else set()
-        files = {n: a for n, a in manifest["files"].items() if n not in dropped}
         contents = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
         source = f"{place}/{manifest['folder']}" if "folder" in manifest else place
         try:
@@ -634,7 +643,7 @@ class Store:
         def one(name: str) -> str | None:
             digest = self._there.download(f"{source}/{name}", part / name)
             if digest is None:
-                return f"{name}: {'deleted to save space' if name in self.dropped_files(task_name, key) else 'missing'}"
+                return f"{name}: {self._missing(task_name, key, name)}"
             if (part / name).stat().st_size != files[name]["size"]:
                 return f"{name}: size differs"
             return None if digest == files[name]["sha256"] else f"{name}: content differs"

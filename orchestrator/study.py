@@ -144,9 +144,13 @@ class Study:
         for task, manifest in zip(new, self.store.manifests((t.name, t.key) for t in new), strict=True):
             self._manifests[task.key] = manifest
 
-    def folder(self, key: str) -> Path:
-        """A local folder with the files of a committed task."""
-        return self.store.fetch(self.tasks[key].name, key, whole=False)
+    def file(self, key: str, name: str) -> Path:
+        """One file of a committed task, in a local folder.
+
+        Raises:
+            DamagedArtifact: it is not what was committed, or is gone.
+        """
+        return self.store.fetch_file(self.tasks[key].name, key, name)
 
     def status(self, key: str) -> str:
         """How a task ended: "done", "diverged", "failed", "skipped", "stopped" or "not run"."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...errors import DamagedArtifact
 from ...stats import jackknife_bounds, mean_bounds
 from ...study import DONE, Column, Study
 from .canvas import said
@@ -34,12 +35,11 @@ def load(study: Study, column: Column, curve: Any, settings: set[int] | None) ->
     for task in study.of_column(column.name):
         if study.statuses[task.key] != DONE or (settings is not None and study.cell(task)[0] not in settings):
             continue
-        path = study.folder(task.key) / f"{curve['file']}.npz"
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(study.file(task.key, f"{curve['file']}.npz"), allow_pickle=False) as file:
                 x = np.asarray(file[curve["x"]], dtype=float).reshape(-1)
                 ys = {name: np.asarray(file[name], dtype=float) for name in curve["y"] if name in file.files}
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, DamagedArtifact):
             continue  # `_gone` says how many
         ys = {name: y.reshape(-1, y.shape[-1]) for name, y in ys.items() if y.ndim and y.shape[-1] == len(x)}
         if len(x) and len(ys) == len(curve["y"]):
