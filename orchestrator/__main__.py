@@ -16,9 +16,12 @@ VERBS = {
     "status": "where the newest run of each sweep stands",
     "report": "make the report of a run again",
     "show": "how an artifact came to be",
+    "rerun": "compute one artifact again, and say whether the bytes agree",
     "ls": "artifacts in the store",
     "logs": "what a task printed, and its traceback",
     "export": "the tables of a run as parquet or CSV",
+    "verify": "hash everything again, and name what is damaged",
+    "gc": "delete what no sweep file needs",
     "doctor": "versions, devices, store and cluster at a glance",
 }
 
@@ -38,6 +41,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("verb", metavar="VERB", help=argparse.SUPPRESS)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
+
+
+def default_store() -> str:
+    """The store that is used where --store is not given."""
+    return os.environ.get("ORCHESTRATOR_STORE") or "./artifacts"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--store",
         metavar="URI",
-        default=os.environ.get("ORCHESTRATOR_STORE") or "./artifacts",
+        default=default_store(),
         help="where artifacts are: a folder, s3://…, gs://… (default: $ORCHESTRATOR_STORE, else ./artifacts)",
     )
     command.add_arguments(parser)

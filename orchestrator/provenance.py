@@ -181,10 +181,10 @@ class Rebuilder:
             except (ImportError, AttributeError, ValueError):
                 spec = None
             if spec is None:
-                beside = f" (looked beside {source} too)" if source is not None else ""
+                there = "" if source is None or source.is_file() else f", and the sweep file {source} is not there"
                 raise UserError(
-                    f"{origin.label} needs the module {name!r}, which cannot be imported here{beside}: start where it "
-                    "can, or name the sweep file it lies beside with --file."
+                    f"{origin.label} needs the module {name!r}, which cannot be imported{there}: name the sweep file "
+                    "beside which it lies with --file, or start where it can be imported."
                 )
             if spec.origin:
                 self._refuse_if_stored(Path(spec.origin), origin)
@@ -215,7 +215,7 @@ class Rebuilder:
         if name in self._loaded:
             return
         self._refuse_if_stored(source, origin)
-        from .sweep import load_sweep
+        from .sweep_file import load_sweep
 
         load_sweep(source)
         self._loaded.add(name)

@@ -1,20 +1,58 @@
-"""What several verbs share: finding an artifact by the beginning of its key, and a run by its sweep."""
+"""What several verbs share: opening the store, finding an artifact by the beginning of its key, a run by its sweep."""
 
 from __future__ import annotations
 
+import argparse
+import shlex
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from ..__main__ import default_store
 from ..errors import StoreError, nearest
 from ..store import Store
 
 
-def find_artifact(store: Store, prefix: str) -> tuple[str, str]:
+def open_store(uri: str) -> Store:
+    """The store at a URI.
+
+    Raises:
+        StoreError: it cannot be opened, or a newer version wrote it.
+    """
+    store = Store(uri)
+    store.check_format()
+    return store
+
+
+def same_store(options: argparse.Namespace) -> str:
+    """What to add to a command so that it is about the same store."""
+    return "" if options.store == default_store() else f" --store {shlex.quote(options.store)}"
+
+
+def catalogue(store: Store) -> dict[str, str]:
+    """Name of the task class by key, for every committed artifact."""
+    names = store.task_names()
+    if store.local is not None:
+        listed = [store.committed([name]) for name in names]
+    else:
+        with ThreadPoolExecutor(16) as pool:
+            listed = list(pool.map(lambda name: store.committed([name]), names))
+    return {key: name for name, keys in zip(names, listed, strict=True) for key in keys}
+
+
+def find_artifact(store: Store, prefix: str, known: Mapping[str, str] | None = None) -> tuple[str, str]:
     """(task name, key) of the one artifact whose key begins so.
+
+    Args:
+        known: the store's `catalogue`, if it was listed already.
 
     Raises:
         StoreError: none does, or several do.
     """
-    found = store.find(prefix)
+    listed = catalogue(store) if known is None else known
+    found = sorted((name, key) for key, name in listed.items() if key.startswith(prefix))
     if not found:
         raise StoreError(
             f"The store {store} holds no artifact whose key begins with {prefix!r}: see `orchestrator ls`."
@@ -45,8 +83,30 @@ def find_run(store: Store, sweep: str | None, run: str | None = None) -> str:
         )
     chosen = run or store.latest_run(name)
     runs = [r for r in store.names(f"runs/{name}") if r != "latest"]
-    if chosen is None:
+    if chosen is None and runs:
         chosen = runs[-1]  # a first run that is still going on has not been named the latest
     if chosen not in runs:
-        raise StoreError(f"There is no run {chosen!r} of {name}{nearest(chosen, runs)}; it has {', '.join(runs)}.")
+        raise StoreError(f"There is no run {chosen!r} of {name}{nearest(str(chosen), runs)}; it has {', '.join(runs)}.")
     return f"runs/{name}/{chosen}"
+
+
+def size_in_words(size: float) -> str:
+    """Bytes as people read them: "812 kB"."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def time_in_words(seconds: Any) -> str:
+    """A Unix time as local date and time; "?" for what is none."""
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "?"
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 artifact", "2 artifacts"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

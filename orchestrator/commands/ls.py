@@ -8,10 +8,10 @@ examples:
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
+from typing import Any
 
-from ..errors import StoreError, nearest
-from ..store import Store
+from ..errors import DamagedArtifact, StoreError, nearest
+from .common import counted, open_store, size_in_words, time_in_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,25 +19,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    store = Store(options.store)
+    store = open_store(options.store)
     names = store.task_names()
     if options.task and options.task not in names:
         held = f"; it holds {', '.join(names)}" if names else ""
         raise StoreError(f"The store {store} holds no {options.task!r}{nearest(options.task, names)}{held}.")
     chosen = [options.task] if options.task else names
     pairs = [(n, k) for n in chosen for k in sorted(store.committed([n]))]
-    manifests = sorted(store.manifests(pairs), key=lambda m: m.get("started", 0))
+    damaged: list[DamagedArtifact] = []
+    manifests = sorted(store.manifests(pairs, damaged), key=_started)
     for m in manifests:
         size = sum(f["size"] for f in m["files"].values())
-        when = datetime.fromtimestamp(m.get("started", 0)).strftime("%Y-%m-%d %H:%M:%S")
-        print(f"{m['key'][:12]}  {when}  {m.get('seconds', 0):8.2f} s  {_bytes(size):>8}  {m.get('label', m['task'])}")
-    print(f"{len(manifests)} artifacts")
+        seconds = m.get("seconds", 0)
+        print(
+            f"{m['key'][:12]}  {time_in_words(m.get('started'))}  {seconds:8.2f} s  {size_in_words(size):>8}  "
+            f"{m.get('label', m['task'])}"
+        )
+    for error in damaged:
+        print(f"{error.key[:12]}  damaged: {error.reason}  {error.task_name}")
+    broken = f", {len(damaged)} of them damaged (see `orchestrator verify`)" if damaged else ""
+    print(f"{counted(len(pairs), 'artifact')}{broken}")
     return 0
 
 
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+def _started(manifest: dict[str, Any]) -> float:
+    return float(manifest.get("started", 0))

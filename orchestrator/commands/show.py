@@ -1,4 +1,4 @@
-"""How an artifact came to be: parameters, inputs, results, code, versions, files.
+"""How an artifact came to be: parameters, inputs up to the dataset, code, versions, attempts, cost, files.
 
 examples:
   python -m orchestrator show 3f2a9c
@@ -8,12 +8,14 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from datetime import datetime
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..store import MANIFEST, Store
-from .common import find_artifact
+from ..events import read_events
+from ..provenance import Lineage, lineage
+from ..store import MANIFEST
+from .common import catalogue, find_artifact, open_store, same_store, size_in_words, time_in_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,33 +24,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    store = Store(options.store)
-    name, key = find_artifact(store, options.key)
-    manifest = store.manifest(name, key)
+    store = open_store(options.store)
+    known = catalogue(store)
+    name, key = find_artifact(store, options.key, known)
     if options.json:
+        store.manifest(name, key)  # a sentence if it is damaged
         print((store.read(f"artifacts/{name}/{key}/{MANIFEST}") or b"").decode())
         return 0
-    print(f"{manifest.get('label', name)}\n{name} {key}\n{store.shown(f'artifacts/{name}/{key}')}")
-    when = datetime.fromtimestamp(manifest.get("started", 0)).strftime("%Y-%m-%d %H:%M:%S")
-    _section("status", {k: manifest.get(k) for k in ("status", "attempt", "run")} | {"started": when})
-    _section("parameters", _flat(manifest.get("fields", {})))
-    _section("seeds", manifest.get("seeds", {}))
-    _section("results", manifest.get("results", {}))
-    _section("inputs", {k[:12]: _label(store, k) for k in manifest.get("inputs", [])})
-    cost = {"seconds": round(manifest.get("seconds", 0), 3), "slot": manifest.get("slot")}
-    cost |= {k: manifest.get(k) for k in ("peak_memory_bytes", "device", "host", "platform")}
-    _section("cost", cost)
-    _section("versions", manifest.get("versions", {}))
-    _section("code", {**manifest.get("git", {}), **manifest.get("code", {})})
-    _section("files", {n: f"{f['size']} bytes, sha256 {f['sha256'][:16]}…" for n, f in manifest["files"].items()})
+    origin = lineage(store, name, key, known)
+    manifest = origin.manifest or {}
+    print(f"{origin.label}\n{name} {key}\n{store.shown(f'artifacts/{name}/{key}')}")
+    events = list(read_events(store, str(manifest["run"]))) if manifest.get("run") else []
+    _section("made", _made(manifest, events))
+    _rows("attempts", [_told(e) for e in events if e.get("key") == key])
+    _section("parameters", _flat(manifest.get("fields") or {}))
+    own = manifest.get("seeds") or {}
+    _section("seeds of the streams of randomness" if own else "seeds, those of its inputs", origin.seeds)
+    _section("results", manifest.get("results") or {})
+    if origin.inputs:
+        print("\nmade from")
+        for line in _tree(origin, "  ", set()):
+            print(line)
+    _section("code", {**_git(manifest), **(manifest.get("code") or {})})
+    _section("machine", _machine(manifest))
+    _section("versions", manifest.get("versions") or {})
+    gone = dict.fromkeys(store.dropped_files(name, key), "  deleted to save space")
+    _section("files", {n: _file(f) + gone.get(n, "") for n, f in manifest["files"].items()})
+    print(f"\nto compute it again, alone, and compare\n  python -m orchestrator rerun {key[:12]}{same_store(options)}")
     return 0
 
 
+def _made(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """When, by what, at what cost."""
+    source = manifest.get("source")
+    source = source if isinstance(source, Mapping) else {}
+    command = source.get("command") or next((e.get("command") for e in events if e["event"] == "run_started"), None)
+    rows = {
+        "status": manifest.get("status"),
+        "began": time_in_words(manifest.get("started")),
+        "seconds": _rounded(manifest.get("seconds")),
+        "attempt": manifest.get("attempt"),
+        "peak memory": _size(manifest.get("peak_memory_bytes")),
+        "slot": ", ".join(f"{k} {v:g}" for k, v in (manifest.get("slot") or {}).items()),
+        "run": manifest.get("run"),
+        "sweep file": source.get("file"),
+        "command": shlex.join(map(str, command)) if isinstance(command, list) else command,
+    }
+    return {k: v for k, v in rows.items() if v not in (None, "")}
+
+
+def _told(event: Mapping[str, Any]) -> tuple[str, str]:
+    """An event of the task in words."""
+    known = ("time", "event", "key", "label", "bundle", "seconds", "status")
+    more = ", ".join(f"{k} {v}" for k, v in event.items() if k not in known and v not in (None, ""))
+    words = {"submitted": "handed out", "lost": "its worker was lost"}.get(event["event"], event["event"])
+    return time_in_words(event.get("time")), f"{words}: {more}" if more else words
+
+
+def _tree(origin: Lineage, indent: str, seen: set[str]) -> Iterator[str]:
+    """The inputs and theirs, each explained once; a dataset with the hashes of its files."""
+    for needed in origin.inputs:
+        again = needed.key in seen
+        seen.add(needed.key)
+        if needed.manifest is None:
+            yield f"{indent}{needed.key[:12]}  not in the store"
+            continue
+        yield f"{indent}{needed.key[:12]}  {needed.label}" + ("  (as above)" if again and needed.inputs else "")
+        if again:
+            continue
+        if needed.manifest.get("kind") == "data":
+            fields = _flat(needed.manifest.get("fields") or {})
+            if fields:
+                yield f"{indent}  " + ", ".join(f"{k}={v}" for k, v in fields.items())
+            files = needed.manifest["files"]
+            width = max((len(n) for n in files), default=0)
+            for name, about in files.items():
+                yield f"{indent}  {name:{width}}  {_file(about)}"
+        yield from _tree(needed, indent + "  ", seen)
+
+
+def _git(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    git = manifest.get("git") or {}
+    if not git.get("commit"):
+        return {}
+    return {"git commit": f"{git['commit']}{', with changes that were not committed' if git.get('dirty') else ''}"}
+
+
+def _machine(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    rows = {k: manifest.get(k) for k in ("host", "worker", "device", "threads", "platform")}
+    return {k: v for k, v in rows.items() if v is not None}
+
+
 def _section(title: str, rows: Mapping[str, Any]) -> None:
+    _rows(title, list(rows.items()))
+
+
+def _rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     if rows:
         print(f"\n{title}")
-        width = max(len(k) for k in rows)
-        for name, value in rows.items():
+        width = max(len(name) for name, _ in rows)
+        for name, value in rows:
             print(f"  {name:{width}}  {value}")
 
 
@@ -56,13 +131,20 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict) and "class" in value:
-            flat[prefix + name] = value["class"].rpartition(":")[2]
+            flat[prefix + name] = str(value["class"]).rpartition(":")[2]
             flat |= _flat({k: v for k, v in value.items() if k != "class"}, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat
 
 
-def _label(store: Store, key: str) -> str:
-    found = store.find(key)
-    return str(store.manifest(*found[0]).get("label", found[0][0])) if found else "not in the store"
+def _file(about: Mapping[str, Any]) -> str:
+    return f"{about['size']:>9} bytes  sha256 {about['sha256']}"
+
+
+def _rounded(seconds: Any) -> Any:
+    return round(seconds, 3) if isinstance(seconds, float) else seconds
+
+
+def _size(size: Any) -> str | None:
+    return size_in_words(size) if isinstance(size, (int, float)) else None

@@ -10,13 +10,20 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from datetime import datetime
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import StoreError
 from ..events import read_events
+from ..live import FOLDER, is_dead, read_record
 from ..store import Store
-from .common import find_run
+from .common import counted, find_run, open_store, time_in_words
+
+JUST_NOW = 60.0
+"""Seconds after its last event in which a run without a sign of life may still be starting or ending."""
+
+SHOWN = 8
+"""How many tasks and failures are listed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    store = Store(options.store)
+    store = open_store(options.store)
     sweeps = [options.sweep] if options.sweep else store.names("runs")
     if not sweeps:
         raise StoreError(f"The store {store} holds no runs: name another with --store, or run a sweep first.")
+    if options.run and not options.sweep and len(sweeps) > 1:
+        raise StoreError(f"The store {store} holds runs of {', '.join(sweeps)}: name one of them before --run.")
     for sweep in sweeps:
         print_status(store, newest_run(store, sweep, options.run))
     return 0
@@ -43,35 +52,112 @@ def newest_run(store: Store, sweep: str, run: str | None) -> str:
 
 
 def print_status(store: Store, path: str) -> None:
-    """The run's state, counts and latest failures."""
-    events = list(read_events(store, path))
+    """The run's state, counts, what is at work, and failures with what depends on them."""
+    events = [e for e in read_events(store, path) if isinstance(e.get("time"), (int, float))]
     started = next((e for e in events if e["event"] == "run_started"), None)
     if started is None:
         print(f"{path}: a report of stored results, nothing ran")
         return
-    last = events[-1]
-    ended = {"run_finished": "finished", "run_interrupted": "interrupted"}.get(last["event"])
-    ago = time.time() - last["time"]
-    state = ended or (f"running, last heard of {ago:.0f} s ago" if ago < 600 else f"silent for {ago / 60:.0f} min")
-    counts = Counter(e["event"] for e in events)
+    record = _sign_of_life(store, path)
+    state, going_on = _state(events, record)
+    counts = Counter(str(e["event"]) for e in events)
     print(f"{path}: {state}")
-    print(f"  started {datetime.fromtimestamp(started['time']):%Y-%m-%d %H:%M:%S} on {started['slots']} slots")
-    todo = started["tasks"] - started["stored"]
-    print(
-        f"  {counts['committed']} of {todo} tasks committed, {started['stored']} were stored, {counts['failed']} failed"
-    )
-    if not ended:
-        for label in _at_work(events)[:8]:
-            print(f"  at work: {label}")
-    for event in [e for e in events if e["event"] == "failed"][-5:]:
-        print(f"  failed: {event['label']}: {event['error']}; logs {event['key'][:12]}")
+    slots = f" on {counted(started['slots'], 'slot')}" if isinstance(started.get("slots"), int) else ""
+    print(f"  started {time_in_words(started['time'])}{slots}")
+    told = [f"{counts['committed']}{_todo(started)} committed"]
+    told += [f"{started['stored']} were stored"] if started.get("stored") else []
+    told += [f"{counts['failed']} failed"]
+    told += [f"{counts['stopped']} stopped early by the scheduler"] if counts["stopped"] else []
+    told += [f"{counts['lost']} times a worker was lost"] if counts["lost"] else []
+    print(f"  {', '.join(told)}")
+    if going_on:
+        _print_at_work(events, record)
+    lost = {_key(e): e for e in events if e["event"] == "lost"}  # the last time counts
+    often = Counter(_key(e) for e in events if e["event"] == "lost")
+    for key, number in often.most_common(SHOWN):
+        why = f": {lost[key]['why']}" if lost[key].get("why") else ""
+        times = "once" if number == 1 else f"{number} times"
+        print(f"  lost {times}: {_label(events, key)}{why}; logs {key[:12]}")
+    _print_failures(events)
 
 
-def _at_work(events: list[dict[str, Any]]) -> list[str]:
-    handed: dict[str, str] = {}
+def _todo(started: Mapping[str, Any]) -> str:
+    tasks, stored = started.get("tasks"), started.get("stored")
+    return f" of {tasks - stored} tasks" if isinstance(tasks, int) and isinstance(stored, int) else " tasks"
+
+
+def _sign_of_life(store: Store, path: str) -> dict[str, Any] | None:
+    """The record in `live/` that a run's driver rewrites, if it is there."""
+    for name in store.names(FOLDER):
+        record = read_record(store, name)
+        if record is not None and record.get("run") == path:
+            return record
+    return None
+
+
+def _state(events: list[dict[str, Any]], record: Mapping[str, Any] | None) -> tuple[str, bool]:
+    """In words, and whether the run is going on."""
+    last = events[-1]
+    if last["event"].startswith("run_") and last["event"] != "run_started":
+        ended = last["event"].removeprefix("run_")
+        if ended == "finished":
+            return ended, False
+        if last.get("why"):
+            return f"{ended}: {last['why']} Run the same command again to go on.", False
+        return f"{ended}; run the same command again to go on", False
+    ago = time.time() - max(last["time"], float(record["time"]) if record else 0.0)
+    if record is not None and not is_dead(dict(record)):
+        away = next((e for e in reversed(events) if e["event"] in ("store_away", "store_back")), None)
+        waits = f", waiting for the store: {away.get('why')}" if away and away["event"] == "store_away" else ""
+        return f"running, last sign of life {_ago(ago)} ago, on {record.get('host')}{waits}", True
+    if record is None and ago < JUST_NOW:
+        return f"running, last heard of {_ago(ago)} ago", True
+    return f"stopped without ending {_ago(ago)} ago (killed?): run the same command again to go on", False
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("days", 172_800), ("h", 7200), ("min", 120)):
+        if seconds >= size:
+            return f"{seconds / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _print_at_work(events: list[dict[str, Any]], record: Mapping[str, Any] | None) -> None:
+    handed: dict[str, float] = {}
     for event in events:
         if event["event"] == "submitted":
-            handed[event["key"]] = event["label"]
+            handed[_key(event)] = event["time"]
         elif "key" in event:
-            handed.pop(event["key"], None)
-    return list(handed.values())
+            handed.pop(_key(event), None)
+    for key, since in list(handed.items())[:SHOWN]:
+        print(f"  at work for {_ago(time.time() - since)}: {_label(events, key)}")
+    if len(handed) > SHOWN:
+        print(f"  … and {len(handed) - SHOWN} more handed to workers")
+
+
+def _print_failures(events: list[dict[str, Any]]) -> None:
+    failures = {_key(e): e for e in events if e["event"] == "failed"}
+    for event in _kept(events, "committed"):
+        failures.pop(_key(event), None)
+    for key, event in list(failures.items())[-SHOWN:]:
+        n = event.get("blocked")
+        skipped = (
+            f" ({counted(n, 'task')} that {'needs' if n == 1 else 'need'} it skipped)"
+            if isinstance(n, int) and n
+            else ""
+        )
+        print(f"  failed: {_label(events, key)}: {event.get('error')}{skipped}; logs {key[:12]}")
+    if len(failures) > SHOWN:
+        print(f"  … and {len(failures) - SHOWN} more failed")
+
+
+def _kept(events: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [e for e in events if e["event"] == kind]
+
+
+def _key(event: Mapping[str, Any]) -> str:
+    return str(event.get("key", "?"))
+
+
+def _label(events: Iterable[Mapping[str, Any]], key: str) -> str:
+    return next((str(e["label"]) for e in events if e.get("key") == key and e.get("label")), key[:12])
