@@ -18,7 +18,7 @@ import json
 import re
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,21 +212,40 @@ def _parse(record: dict[str, Any], spaces: Mapping[str, Any]) -> Decision | None
     check = record.pop("check", None)
     if check != _check(record):
         return None
-    kind = record.pop("decision", None)
-    try:
-        if kind == "proposed":
-            return Proposed(record["number"], record["name"], _decode(record["config"], spaces))
-        if kind == "told":
-            return Told(record["name"], record["value"], tuple(record["trainings"]))
-        if kind == "reported":
-            return Reported(record["key"], record["number"], record["values"])
-        if kind == "ended":
-            return Ended(record["key"], record["values"])
-        if kind == "stopped":
-            return Stopped(record["key"], record["iteration"], record["value"])
-    except (KeyError, TypeError, AttributeError):
+    kind = _KINDS.get(str(record.pop("decision", None)))
+    if kind is None or {f.name for f in dataclasses.fields(kind)} != set(record):
         return None
-    return None
+    if not all(_FIELDS[name](value) for name, value in record.items()):
+        return None
+    if kind is Proposed:
+        if set(record["config"]) != set(spaces):
+            return None
+        record["config"] = _decode(record["config"], spaces)
+    elif kind is Told:
+        record["trainings"] = tuple(record["trainings"])
+    return kind(**record)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**6
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+_KINDS: dict[str, type[Decision]] = {k.__name__.lower(): k for k in (Proposed, Told, Reported, Ended, Stopped)}
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda v: isinstance(v, str),
+    "key": lambda v: isinstance(v, str),
+    "number": _is_count,
+    "iteration": _is_count,
+    "value": lambda v: v is None or _is_number(v),
+    "values": lambda v: isinstance(v, dict) and all(_is_number(n) for n in v.values()),
+    "config": lambda v: isinstance(v, dict),
+    "trainings": lambda v: isinstance(v, list) and all(isinstance(k, str) for k in v),
+}
+"""What the fields of a line must hold."""
 
 
 # What names a search
@@ -255,8 +274,8 @@ def _first_described(value: Any) -> Any:
         return _describe(value)
 
 
-DEPTH = 2
-"""How deep the attributes of a search algorithm are described: itself, its sampler, what the sampler holds."""
+DEPTH = 3
+"""How deep attributes are described: a limiter, its search algorithm, the sampler, what the sampler holds."""
 
 _RANDOM_NAME = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 

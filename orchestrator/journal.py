@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,6 @@ class Journal:
 
     Attributes:
         trouble: why the store could not be written the last time; None while all is well.
-        on_trouble: is told this error once each time that trouble begins, in whatever thread found it.
     """
 
     def __init__(self, store: Store, path: str, *, seconds: float = FLUSH_SECONDS) -> None:
@@ -65,7 +64,6 @@ class Journal:
         self._spans: list[tuple[int, int]] = []  # the parts of this writer, by first and last flush
         self._flushes = 0
         self.trouble: StoreError | None = None
-        self.on_trouble: Callable[[StoreError], None] | None = None
 
     def add(self, record: Mapping[str, Any], *, durable: bool = False) -> None:
         """Add a record.
@@ -144,9 +142,7 @@ class Journal:
                 else:
                     self._write_part(b"".join(lines))
             except StoreError as error:
-                begun, self.trouble = self.trouble is None, error
-                if begun and self.on_trouble is not None:
-                    self.on_trouble(error)
+                self.trouble = error
                 raise
             self.trouble = None
             with self._adding:
@@ -207,7 +203,7 @@ def read_journal(store: Store, path: str) -> Records:
     records = []
     for line in lines:
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode())
         except (ValueError, RecursionError):  # not JSON, not UTF-8, or brackets without end
             continue
         if isinstance(record, dict):
