@@ -300,7 +300,7 @@ class Graph:
             if dependent.state in (State.WAITING, State.READY):
                 self._again(dependent)
         self._again(vertex)
-        return vertex.state is not State.SKIPPED
+        return self.state(key) is not State.SKIPPED
 
     # Inside
 

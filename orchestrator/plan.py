@@ -87,17 +87,19 @@ class Plan:
     Attributes:
         sweep: what was asked for.
         settings: in order of declaration.
-        proposals: how many settings a search has proposed, repetitions included.
+        proposed: what a search has proposed, in order, repetitions included.
         nodes: by key; inputs stand before what needs them.
         stored: keys that the store held when the plan was made.
+        dropped: of these, trainings whose weights were deleted on purpose.
     """
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.settings: list[Setting] = []
-        self.proposals = 0
+        self.proposed: list[Setting] = []
         self.nodes: dict[str, Node] = {}
         self.stored: set[str] = set()
+        self.dropped: set[str] = set()
         self._trials: list[tuple[Trial, Node]] = []
         self._by_seed: dict[str, list[tuple[Trial, Node]]] = {}
         self._proposed: dict[str, Setting] = {}
@@ -151,10 +153,15 @@ class Plan:
         Returns:
             the setting, and the tasks that are new.
         """
-        self.proposals += 1
         setting = self.sweep.setting(len(self.settings), config)
         known = self._proposed.setdefault(identity(setting.train), setting)
+        self.proposed.append(known)
         return known, self.add_setting(setting) if known is setting else []
+
+    @property
+    def proposals(self) -> int:
+        """How many settings a search has proposed, repetitions included."""
+        return len(self.proposed)
 
     def trainings(self, setting: Setting) -> list[Node]:
         """The trainings of a setting, in the order of the seeds."""
@@ -198,6 +205,14 @@ class Plan:
         chosen = list(self.nodes.values() if nodes is None else nodes)
         held = store.committed({n.name for n in chosen})
         self.stored |= {n.key for n in chosen if n.key in held}
+        dropped = {k for name in sorted({n.name for n in chosen if n.kind == "train"}) for k in store.dropped(name)}
+        self.dropped |= self.stored & dropped
+
+    def wanting_weights(self) -> set[str]:
+        """The stored trainings that must run again, since their weights were deleted and a task needs them."""
+        if not self.dropped:
+            return set()
+        return {a for key in self.nodes if key not in self.stored for a in self.ancestors(key)} & self.dropped
 
     def ancestors(self, key: str) -> tuple[str, ...]:
         """Keys of everything whose files the task may read: its inputs, their inputs, and so on."""
@@ -223,6 +238,7 @@ class Plan:
             the manifests of the stored trainings, by key.
         """
         chosen = list(nodes)
+        again = self.wanting_weights()
         trained = [n for n in chosen if n.kind == "train" and n.key in self.stored]
         manifests = dict(zip((n.key for n in trained), store.manifests((n.name, n.key) for n in trained), strict=True))
         for node in chosen:
@@ -232,7 +248,7 @@ class Plan:
                 kind=node.name,
                 shape=shape_of(self.slot(node)),
                 alone=watched and node.kind == "train",
-                stored=node.key in self.stored,
+                stored=node.key in self.stored and node.key not in again,
                 barren=manifests.get(node.key, {}).get("status") == "diverged",
                 stopped=node.key in stopped,
             )

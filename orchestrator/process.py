@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import os
 import random
 import socket
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tasks.errors import UserError
 from tasks.streams import entropy
@@ -45,7 +44,7 @@ def input_artifact(needed: Input, store: Store) -> Artifact:
 
 
 @contextlib.contextmanager
-def captured(log: io.StringIO) -> Iterator[None]:
+def captured(log: TextIO) -> Iterator[None]:
     """Standard output and error go to the log."""
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         yield

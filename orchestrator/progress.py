@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 LINE_SECONDS = 60.0
 FAILURES_SHOWN = 3
 
+_NEWS = {
+    "lost": "lost: {label}: {why}",
+    "damaged": "damaged: {label}: {why}",
+    "enlarged": "out of memory: {label}: it runs again with {slot}",
+    "store_away": "waiting for the store: {why}",
+    "store_back": "the store answers again",
+    "halted": "ending the run: {why}",
+}
+"""What is worth a line on any terminal, by event."""
+
 
 class Progress:
     """Listens to the events of a run and shows where it stands.
@@ -56,13 +66,15 @@ class Progress:
         kind, key = event["event"], event.get("key", "")
         if kind == "submitted":
             self._running[key] = event["label"]
-        elif kind in ("committed", "failed", "lost", "stopped"):
+        elif kind in ("committed", "failed", "lost", "stopped", "found", "elsewhere", "enlarged", "damaged"):
             self._running.pop(key, None)
         if kind == "failed":
             text = f"failed: {event['label']}: {event['error']}"
             self._failures.append(text)
             if self._live is None:
-                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+                self._say(text)
+        elif kind in _NEWS:
+            self._say(_NEWS[kind].format(**{"label": "", "why": "", "slot": "", **event}))
         elif kind == "run_started" and self._live is None:
             todo = event["tasks"] - event["stored"]
             search = self._plan.sweep.search
@@ -71,6 +83,9 @@ class Progress:
         if self._live is None and time.monotonic() > self._line_due:
             self._line_due = time.monotonic() + LINE_SECONDS
             self._console.print(self.line(), highlight=False, markup=False)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def line(self) -> str:
         """Where the run stands, in one line."""

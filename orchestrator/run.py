@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,15 @@ from typing import Any
 from tasks.spec import Spec, field_hints
 
 from .decisions import Decisions
-from .errors import ClusterError, InvalidValue
+from .errors import ClusterError, InvalidValue, StoreError
 from .events import Events
 from .graph import Graph
+from .live import Live
 from .plan import Plan, shape_of
-from .store import Store, without_passwords
-from .sweep import default_slot, subclasses
+from .store import Store
+from .sweep import default_slot
+from .sweep_file import subclasses
+from .tasklog import salvage
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are in the store; CSV and TensorBoard copies cost seconds
@@ -43,6 +46,10 @@ QUIET = {
 }
 
 
+RESOURCES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
+"""Ray's names of what a slot may ask for."""
+
+
 @dataclass
 class Finished:
     """What became of a run.
@@ -54,6 +61,7 @@ class Finished:
             to be given work.
         slots: tasks that could run at the same time.
         interrupted: ended by Ctrl-C or a stop signal.
+        halted: why it ended before all was done, as a sentence.
     """
 
     graph: Graph
@@ -63,11 +71,13 @@ class Finished:
     startup: float
     slots: int
     interrupted: bool = False
+    halted: str | None = None
 
 
-def preflight(plan: Plan) -> None:
-    """Let every task that must run check what it can, before anything is scheduled."""
-    tasks = {id(n.task): n.task for n in plan.nodes.values() if n.key not in plan.stored}  # one for all its nodes
+def preflight(plan: Plan, only: Container[str] | None = None) -> None:
+    """Let every task that must run (of `only`, if given) check what it can, before anything is scheduled."""
+    must = [n for n in plan.nodes.values() if n.key not in plan.stored and (only is None or n.key in only)]
+    tasks = {id(n.task): n.task for n in must}  # one for all its nodes
     for task in tasks.values():
         task.preflight()
 
@@ -81,14 +91,24 @@ def execute_plan(
     decisions: Decisions | None = None,
     listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
     on_start: Callable[[Graph, int], None] | None = None,
+    only: Container[str] | None = None,
+    fail_fast: bool = False,
+    keep_weights: bool = True,
+    source: Mapping[str, str] | None = None,
 ) -> Finished:
     """Run all that is not stored.
+
+    A first Ctrl-C or SIGTERM lets what is running save itself and end; a second, or GRACE seconds, end it.
 
     Args:
         path: of the run in the store, "runs/<sweep>/<run>".
         address: of a Ray cluster; None starts Ray on this machine (or joins $RAY_ADDRESS).
         listeners: are told every event as it happens.
         on_start: is given the graph and the number of slots before work begins (for the live view).
+        only: the tasks to run; None for all that are not stored.
+        fail_fast: end the run when a task has failed.
+        keep_weights: False deletes a training's weights as soon as nothing is waiting for them.
+        source: sweep file and command, for the manifests.
 
     Raises:
         ClusterError: the cluster cannot be reached, or no node has a slot that is asked for.
@@ -100,7 +120,7 @@ def execute_plan(
     inner = checked_search(plan)
     events = Events(store, path)
     events.listeners += listeners
-    with ray_session(address):
+    with ray_session(address) as signals:
         from ray import tune
         from ray.tune import PlacementGroupFactory
 
@@ -114,25 +134,51 @@ def execute_plan(
         slots_wanted = [usual, *plan.sweep.slots.values()]
         for slot in slots_wanted:
             check_feasible(slot, nodes)
-        capacity = Capacity(nodes)
+        capacity = Capacity(node_resources)
         slots = capacity.of(usual)
-        imports = ("torch",) if plan.imports("torch") else ()
-        run_info = RunInfo(store.address, path, git_state(), own_paths(), imports)
+        run_info = RunInfo(
+            store.address,
+            path,
+            git_state(),
+            own_paths(),
+            imports=("torch",) if plan.imports("torch") else (),
+            patience=store.patience,
+            snapshot_seconds=plan.sweep.snapshot_seconds,
+            source=dict(source or {}),
+        )
+
+        def note_keys() -> None:
+            """Say what this run needs, so that `gc` leaves it alone."""
+            store.write(f"{path}/keys", "\n".join(plan.nodes).encode(), durable=False)
+
+        def note_store(answers: bool, why: str) -> None:
+            search.tell("store_back" if answers else "store_away", why=why)
+
+        live = Live(store, path, on_store=note_store)
+        decisions = decisions or Decisions(plan.sweep, store)
         search = DagSearch(
             plan,
             store,
             events,
             slots=lambda shape: capacity.of(dict(shape)),
             run=dataclasses.asdict(run_info),
-            decisions=decisions or Decisions(plan.sweep, store),
+            decisions=decisions,
             inner=inner,
             watched=scheduler is not None,
+            live=live,
+            larger=lambda shape: None if (slot := capacity.larger(dict(shape))) is None else shape_of(slot),
+            nodes=alive_nodes,
+            only=only,
+            fail_fast=fail_fast,
+            keep_weights=keep_weights,
+            on_growth=note_keys,
         )
         if on_start is not None:
             on_start(search.graph, slots)
+        note_keys()
         events.emit(
             "run_started",
-            command=[without_passwords(a) for a in sys.argv],
+            command=list(sys.argv),
             tasks=len(plan.nodes),
             stored=len(plan.stored),
             slots=slots,
@@ -147,13 +193,22 @@ def execute_plan(
         startup = time.time() - started
         interrupted = False
         register_by_value()
+        shield = Shield(
+            scheduler,
+            search.graph,
+            most if one_shape else 0,
+            decisions=decisions,
+            halted=lambda: search.halted is not None,
+            on_death=search.on_worker_death,
+        )
         try:
-            with by_environment({"TUNE_MAX_PENDING_TRIALS_PG": str(max(most, 1))}), quiet_tune():
+            pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(most, 1))}
+            with live, signals.ask(lambda: search.halt(INTERRUPTED)), by_environment(pending), quiet_tune():
                 tuner = tune.Tuner(
                     tune.with_resources(Worker, resources),
                     tune_config=tune.TuneConfig(
                         search_alg=search,
-                        scheduler=Shield(scheduler, search.graph, most if one_shape else 0),
+                        scheduler=shield,
                         num_samples=-1,
                         reuse_actors=True,
                         trial_dirname_creator=lambda trial: str(trial.trial_id),
@@ -171,10 +226,16 @@ def execute_plan(
             interrupted = True
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        interrupted = interrupted or search.halted == INTERRUPTED
+        halted = None if interrupted else search.halted
         seconds = time.time() - started
-        events.emit("run_interrupted" if interrupted else "run_finished", seconds=seconds, startup=startup)
-        events.close()
-    return Finished(search.graph, dict(search.errors), started, seconds, startup, slots, interrupted)
+        salvage(store)
+        with contextlib.suppress(StoreError):  # the record is not worth more than the reason why the run ends
+            last = "run_interrupted" if interrupted else "run_halted" if halted else "run_finished"
+            events.emit(last, seconds=seconds, startup=startup, **({"why": halted} if halted else {}))
+            events.close()
+            decisions.close()
+    return Finished(search.graph, dict(search.errors), started, seconds, startup, slots, interrupted, halted)
 
 
 # What Tune may be given
@@ -238,7 +299,7 @@ def checked_search(plan: Plan) -> Any:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
+def ray_session(address: str | None) -> Iterator[StopSignals]:
     """Ray, started here or joined; left as it was found.
 
     Raises:
@@ -261,9 +322,9 @@ def ray_session(address: str | None) -> Iterator[None]:
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
                 remedy = "check the address and RAY_AUTH_MODE" if target != "local" else "see `orchestrator doctor`"
                 raise ClusterError(f"Ray at {target!r} cannot be used: {text}; {remedy}.") from error
-    with stop_signals_as_interrupt():
+    with StopSignals() as signals:
         try:
-            yield
+            yield signals
         finally:
             if mine:
                 ray.shutdown()
@@ -281,22 +342,49 @@ def check_reachable(address: str) -> None:
         raise ClusterError(f"No Ray cluster answers at {address!r} ({reason}): check the address.") from None
 
 
-@contextlib.contextmanager
-def stop_signals_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the run like Ctrl-C does."""
+INTERRUPTED = "Interrupted."
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+GRACE = 20.0
+"""Seconds that running tasks have to save themselves after a first Ctrl-C."""
 
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread (a notebook's, a test's)
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+class StopSignals:
+    """Ctrl-C and SIGTERM: the first asks the run to end, the second, or GRACE seconds, interrupt it.
+
+    As long as there is nobody to ask, the first interrupts too.
+    """
+
+    def __init__(self) -> None:
+        self._ask: Callable[[], None] | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        with contextlib.suppress(ValueError):  # not in the main thread (a notebook's, a test's)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+                self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def ask(self, ask: Callable[[], None]) -> Iterator[None]:
+        """Within, the first signal calls `ask`."""
+        self._ask = ask
+        try:
+            yield
+        finally:
+            self._ask = None
+
+    def _heard(self, number: int, frame: Any) -> None:
+        ask, self._ask = self._ask, None
+        if ask is None:
+            raise KeyboardInterrupt
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+        ask()
 
 
 def node_resources() -> list[dict[str, float]]:
@@ -306,10 +394,16 @@ def node_resources() -> list[dict[str, float]]:
     return [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]]
 
 
+def alive_nodes() -> set[str]:
+    """Identifiers of the nodes that are alive."""
+    import ray
+
+    return {str(n["NodeID"]) for n in ray.nodes() if n["Alive"]}
+
+
 def ray_resources(slot: Mapping[str, float]) -> dict[str, float]:
     """A slot in Ray's names, without what is zero."""
-    names = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
-    return {names[k]: v for k, v in slot.items() if v}
+    return {RESOURCES[k]: v for k, v in slot.items() if v}
 
 
 def check_feasible(slot: Mapping[str, float], nodes: list[dict[str, float]]) -> None:
@@ -328,19 +422,48 @@ def check_feasible(slot: Mapping[str, float], nodes: list[dict[str, float]]) -> 
 
 
 class Capacity:
-    """How many slots the nodes have."""
+    """How many slots the nodes have; nodes come and go.
 
-    def __init__(self, nodes: list[dict[str, float]]) -> None:
-        self._nodes = nodes
+    Args:
+        nodes: tells the resources of every live node.
+    """
+
+    def __init__(self, nodes: Callable[[], list[dict[str, float]]]) -> None:
+        self._ask = nodes
+        self._asked = float("-inf")
+        self._nodes: list[dict[str, float]] = []
 
     def of(self, slot: Mapping[str, float]) -> int:
         """Slots of this kind that fit on all nodes together."""
         wanted = ray_resources(slot)
         total = 0
-        for node in self._nodes:
+        for node in self._now():
             fits = [_units(node.get(name, 0.0), amount) for name, amount in wanted.items()]
             total += min(fits, default=0)
         return max(total, 1)
+
+    def larger(self, slot: Mapping[str, float]) -> dict[str, float] | None:
+        """Twice the slot, or as much of that as the largest node has; None if the slot is all that it has."""
+        best: dict[str, float] | None = None
+        for node in self._now():
+            offers = {name: node.get(ray, 0.0) for name, ray in RESOURCES.items() if slot.get(name)}
+            if any(offers[name] < slot[name] for name in offers):
+                continue
+            grown = {name: _whole(min(2 * slot[name], offer)) for name, offer in offers.items()}
+            if any(grown[n] > slot[n] for n in grown) and (best is None or sum(grown.values()) > sum(best.values())):
+                best = grown
+        return None if best is None else {**slot, **best}
+
+    def _now(self) -> list[dict[str, float]]:
+        if time.monotonic() - self._asked > 5.0:
+            self._nodes = list(self._ask()) or self._nodes
+            self._asked = time.monotonic()
+        return self._nodes
+
+
+def _whole(amount: float) -> float:
+    """Above one, whole: Ray takes no GPU and a half."""
+    return float(math.floor(amount)) if amount > 1 else amount
 
 
 def _units(available: float, amount: float) -> int:

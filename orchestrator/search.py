@@ -7,21 +7,28 @@ stops is the matter of `adaptive`.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Container, Mapping
 from typing import Any, cast
 
 from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from .adaptive import Proposals
+from .deaths import death
 from .decisions import Decisions
+from .errors import DamagedArtifact, UserError
 from .events import Events
 from .graph import Graph, State
+from .live import Live
 from .plan import Node, Plan, Shape, past_seconds, shape_of
 from .process import Input
 from .store import Store
 from .worker import Bundle, Outcome, Work
+
+LONG = 5.0
+"""Tasks expected to take so many seconds are claimed, so that no other run computes them at the same time."""
 
 
 class DagSearch(Searcher):
@@ -34,6 +41,13 @@ class DagSearch(Searcher):
         decisions: what adaptive parts decided in earlier runs, and where to record it now.
         inner: a Tune search algorithm that proposes settings.
         watched: a scheduler wants every report of every training.
+        live: this run's sign of life, where it claims long tasks.
+        larger: the next larger slot that some node has, None if there is none.
+        nodes: identifiers of the nodes that are alive.
+        only: the tasks to run; None for all that are not stored.
+        fail_fast: end the run when a task has failed.
+        keep_weights: False deletes a training's weights as soon as nothing is waiting for them.
+        on_growth: told when the plan has grown.
     """
 
     def __init__(
@@ -47,11 +61,20 @@ class DagSearch(Searcher):
         decisions: Decisions,
         inner: Searcher | None = None,
         watched: bool = False,
+        live: Live | None = None,
+        larger: Callable[[Shape], Shape | None] = lambda shape: None,
+        nodes: Callable[[], Container[str]] = lambda: (),
+        only: Container[str] | None = None,
+        fail_fast: bool = False,
+        keep_weights: bool = True,
+        on_growth: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.graph = Graph()
         self.plan = plan
         self.errors: dict[str, str] = {}
+        self.halted: str | None = None
+        """Why the run ends before all is done, as a sentence; None as long as it goes on."""
         self._store = store
         self._events = events
         self._slots = slots
@@ -63,7 +86,20 @@ class DagSearch(Searcher):
         self._out: defaultdict[Shape, int] = defaultdict(int)  # bundles handed out, by shape
         self._heard: defaultdict[str, set[str]] = defaultdict(set)  # keys reported, by Tune trial
         self._now: dict[str, str | None] = {}  # the task at work, by Tune trial
+        self._node: dict[str, str] = {}  # where it is, by Tune trial
+        self._steps: dict[str, int] = {}  # reports of the task at work, by Tune trial
+        self._furthest: dict[str, int] = {}  # reports that a task had made when it was lost, by key
+        self._died: dict[str, BaseException | None] = {}  # what Tune says of a dead worker, by Tune trial
         self._attempts: defaultdict[str, int] = defaultdict(int)
+        self._live = live
+        self._larger = larger
+        self._nodes = nodes
+        self._only = only
+        self._fail_fast = fail_fast
+        self._keep_weights = keep_weights or inner is not None  # settings to come may pair with any trial
+        self._on_growth = on_growth
+        self._news: deque[tuple[str, dict[str, Any]]] = deque()  # events from other threads
+        self._looked = time.monotonic()
         self._begun = 0  # bundles handed out so far
         self._started_all = False
         for kind, seconds in past_seconds(plan, store).items():
@@ -75,12 +111,31 @@ class DagSearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next bundle; None while nothing is ready; FINISHED when all is done."""
+        try:
+            return self._suggest(trial_id)
+        except UserError as error:  # the store does not answer, or is full
+            self.halt(str(error))
+            return None
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        while self._news:
+            event, about = self._news.popleft()
+            self._events.emit(event, **about)
+        if self._events.trouble is not None:  # the disk is full, or the store has stayed away
+            self.halt(str(self._events.trouble))
+        if self.halted is not None:
+            return None if self._bundles else str(Searcher.FINISHED)
+        self._look_elsewhere()
         self._proposals.ask(self._slots(shape_of(self.plan.slot_of_most())))
         for shape in cast("list[Shape]", self.graph.shapes()):
             slots = self._slots(shape)
-            if self._out[shape] < slots:
+            while self._out[shape] < slots:
                 keys = self.graph.take(shape, slots=slots)
-                return {"bundle": self._bundle(trial_id, keys, shape), "run": self._run}
+                if not keys:
+                    break
+                keys = self._claimed(keys)
+                if keys:
+                    return {"bundle": self._bundle(trial_id, keys, shape), "run": self._run}
         warm = self._warm_up(trial_id)
         if warm is not None:
             return {"bundle": warm, "run": self._run}
@@ -88,37 +143,138 @@ class DagSearch(Searcher):
             return str(Searcher.FINISHED)
         return None
 
+    def halt(self, reason: str) -> None:
+        """Begin nothing more; what is running is saved and ends (see `Shield`)."""
+        if self.halted is None:
+            self.halted = reason
+            self._news.append(("halted", {"why": reason}))
+
+    def tell(self, event: str, **about: Any) -> None:
+        """Record an event from another thread."""
+        self._news.append((event, about))
+
     # Tune tells
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take in what a bundle has committed so far, and its progress."""
-        self._take_in(trial_id, result)
+        try:
+            self._take_in(trial_id, result)
+        except UserError as error:
+            self.halt(str(error))
+
+    def on_worker_death(self, trial_id: str, error: BaseException | None) -> None:
+        """Why the worker of a trial died; told before `on_trial_complete`, which Tune does not tell it."""
+        self._died[trial_id] = error
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take in the end of a bundle: complete, stopped by a scheduler, or lost with its worker."""
-        bundle = self._bundles.pop(trial_id, None)
+        bundle = self._bundles.get(trial_id)
         if bundle is None:
             return
-        if result and not error:
-            self._take_in(trial_id, result, bundle)
-        self._out[shape_of(bundle.slot)] -= 1
-        heard = self._heard.pop(trial_id, set())
-        now = self._now.pop(trial_id, None)
-        left = [k for k in bundle.keys if k not in heard]
-        for key in left:
+        try:
+            if result and not error:
+                self._take_in(trial_id, result, bundle)
+            self._bundles.pop(trial_id)
+            self._out[shape_of(bundle.slot)] -= 1
+            heard = self._heard.pop(trial_id, set())
+            left = [k for k in bundle.keys if k not in heard]
+            if self._live is not None:
+                self._live.release(bundle.keys)
             if error:
-                # Blame the task that was at work; unknown (died before any report): the first.
-                again = self.graph.lost(key, blame=key == (now or left[0]))
-                self._proposals.lost(key)
-                self._events.emit("lost", key=key, label=self._label(key), again=again)
-                if not again:
-                    self.errors[key] = "its worker process died each time it ran: out of memory, killed, or crashed"
-                    self._events.emit("failed", key=key, label=self._label(key), error=self.errors[key])
+                self._lose(trial_id, left, shape_of(bundle.slot))
+            elif self.halted is not None:
+                for key in left:
+                    self.graph.returned(key)
             else:
-                iteration = int((result or {}).get("training_iteration", 0))
-                self.graph.stopped(key)
-                self._proposals.stopped(key, iteration, result or {})
-                self._events.emit("stopped", key=key, label=self._label(key), iteration=iteration)
+                for key in left:
+                    self._stop(key, result or {})
+        except UserError as mistake:
+            self.halt(str(mistake))
+
+    def _stop(self, key: str, result: Mapping[str, Any]) -> None:
+        """The scheduler has stopped a training."""
+        iteration = int(result.get("training_iteration", 0))
+        self.graph.stopped(key)
+        self._proposals.stopped(key, iteration, result)
+        self._events.emit("stopped", key=key, label=self._label(key), iteration=iteration)
+        self._store.delete_snapshot(key)
+
+    def _lose(self, trial_id: str, left: list[str], shape: Shape) -> None:
+        """A worker has died with these tasks not yet committed."""
+        why = death(self._died.pop(trial_id, None), self._node.pop(trial_id, None), self._nodes())
+        # The task that was at work; unknown (died before any report): the first.
+        suspect = self._now.pop(trial_id, None) or (left[0] if left else None)
+        steps = self._steps.pop(trial_id, 0)
+        for key in left:
+            label = self._label(key)
+            if key == suspect and why.kind == "memory":
+                self._events.emit("lost", key=key, label=label, again=True, why=why.words, blamed=True)
+                self._enlarge(key, shape, why.words)
+                continue
+            # One that came further than the time before is not what kills the process.
+            blamed = key == suspect and why.kind == "process" and steps <= self._furthest.get(key, 0)
+            if key == suspect:
+                self._furthest[key] = max(steps, self._furthest.get(key, 0))
+            again = self.graph.lost(key, blame=blamed)
+            self._events.emit("lost", key=key, label=label, again=again, why=why.words, blamed=blamed)
+            if not again:
+                self._fail(key, f"its worker died each time it ran ({self._attempts[key]} attempts): {why.words}")
+
+    def _enlarge(self, key: str, shape: Shape, why: str) -> None:
+        """A task wants more memory than its slot has: it gets a larger one, up to a whole node."""
+        larger = self._larger(shape)
+        if larger is None:
+            self.graph.failed(key)
+            self._fail(key, f"out of memory with the largest slot that there is, {dict(shape)}: {why}")
+        else:
+            self.graph.too_small(key, larger)
+            self._events.emit("enlarged", key=key, label=self._label(key), slot=dict(larger), why=why)
+
+    def _fail(self, key: str, error: str) -> None:
+        """A task has failed for good."""
+        self.errors[key] = error
+        blocked = self.graph.vertices[key].blocked
+        self._events.emit("failed", key=key, label=self._label(key), error=error, blocked=blocked)
+        if self._fail_fast:
+            self.halt(f"{self._label(key)} has failed, and --fail-fast was given.")
+
+    # What other runs do
+
+    def _claimed(self, keys: list[str]) -> list[str]:
+        """Those of the tasks just taken that no other run is at work on."""
+        if self._live is None:
+            return keys
+        expected = {k: self.graph.expected(k) for k in keys}
+        theirs = self._live.claim([k for k, seconds in expected.items() if seconds is None or seconds >= LONG])
+        for key in theirs:
+            self.graph.elsewhere(key)
+            self._events.emit("elsewhere", key=key, label=self._label(key))
+        return [k for k in keys if k not in theirs]
+
+    def _look_elsewhere(self) -> None:
+        """Take up the tasks that other runs have committed, or let go of."""
+        if self._live is None or not self.graph.counts[State.ELSEWHERE] or time.monotonic() - self._looked < 1.0:
+            return
+        self._looked = time.monotonic()
+        theirs = self._live.elsewhere()
+        for key in self.graph.in_state(State.ELSEWHERE):
+            node = self.plan.nodes[key]
+            if self._store.exists(node.name, key):
+                try:
+                    manifest = self._store.manifest(node.name, key)
+                except DamagedArtifact:
+                    self.graph.released(key)  # whoever takes it sets it aside
+                    continue
+                self._found(key, manifest["status"] == "diverged", manifest["results"])
+            elif key not in theirs:
+                self.graph.released(key)
+
+    def _found(self, key: str, diverged: bool, results: Mapping[str, Any]) -> None:
+        """Another run has committed a task that this one was to carry out."""
+        self.graph.found(key, barren=diverged)
+        self._events.emit("found", key=key, label=self._label(key))
+        if not diverged:
+            self._proposals.ended(key, results)
 
     # Inside
 
@@ -126,51 +282,101 @@ class DagSearch(Searcher):
         bundle = bundle or self._bundles.get(trial_id)
         if bundle is None:
             return
+        self._steps[trial_id] = int(result.get("steps", 0))
         self._now[trial_id] = result.get("now")
+        if result.get("node"):
+            self._node[trial_id] = str(result["node"])
         for outcome in result.get("outcomes") or ():
             if outcome.key not in self._heard[trial_id]:
                 self._heard[trial_id].add(outcome.key)
-                self._conclude(outcome, str(result.get("worker", "")))
+                self._conclude(outcome, str(result.get("worker", "")), shape_of(bundle.slot))
         if bundle.watched and result.get("progress") and not result.get("outcomes"):
             self._proposals.progress(bundle.keys[0], result["progress"][0])
 
-    def _conclude(self, outcome: Outcome, worker: str) -> None:
-        label = self._label(outcome.key)
+    def _conclude(self, outcome: Outcome, worker: str, shape: Shape) -> None:
+        key, label, error = outcome.key, self._label(outcome.key), outcome.error or "failed"
+        if self._live is not None:
+            self._live.release([key])
         if outcome.status == "failed":
-            self.errors[outcome.key] = outcome.error or "failed"
-            self.graph.failed(outcome.key)
-            self._events.emit("failed", key=outcome.key, label=label, error=outcome.error)
-            return
-        diverged = outcome.status == "diverged"
-        self.graph.committed(outcome.key, outcome.seconds, barren=diverged)
-        self._events.emit(
-            "committed", key=outcome.key, label=label, seconds=outcome.seconds, worker=worker, status=outcome.status
-        )
-        if not diverged:
-            self._proposals.ended(outcome.key, outcome.results)
+            self.graph.failed(key)
+            self._fail(key, error)
+        elif outcome.status == "memory":
+            self._enlarge(key, shape, error)
+        elif outcome.status == "halted":
+            self.graph.returned(key)
+            self.halt(error)
+        elif outcome.status == "damaged":
+            self._withdraw(outcome.culprit or "", error)
+            self.graph.returned(key)
+        elif outcome.status == "stored":
+            self._found(key, outcome.diverged, outcome.results)
+        else:
+            diverged = outcome.status == "diverged"
+            self.graph.committed(key, outcome.seconds, barren=diverged)
+            self._events.emit(
+                "committed", key=key, label=label, seconds=outcome.seconds, worker=worker, status=outcome.status
+            )
+            if not diverged:
+                self._proposals.ended(key, outcome.results)
+            if not self._keep_weights:
+                self._drop_weights(key)
+
+    def _drop_weights(self, key: str) -> None:
+        """Delete the weights of the trainings for which the committed task was the last to wait."""
+        for name in (*self.plan.ancestors(key), key):
+            node = self.plan.nodes[name]
+            vertex = self.graph.vertices[name]
+            if node.kind == "train" and all(
+                self.graph.state(d) in (State.STORED, State.DONE) for d in (name, *vertex.dependents)
+            ):
+                self._store.drop_weights(node.name, name)
+
+    def _withdraw(self, key: str, why: str) -> None:
+        """An artifact is damaged or gone: it is set aside and made again."""
+        node = self.plan.nodes[key]
+        if not self.graph.state(key).final:
+            return  # another task has said so already
+        self._store.set_aside(node.name, key)
+        again = self.graph.withdrawn(key)
+        self._events.emit("damaged", key=key, label=node.label, why=why, again=again)
+        if not again:
+            self._fail(key, f"its artifact was found damaged each time: {why}")
 
     def _bundle(self, trial_id: str, keys: list[str], shape: Shape) -> Bundle:
         works = []
         for key in keys:
             node = self.plan.nodes[key]
             self._attempts[key] += 1
+            self._proposals.begun(key)
             inputs = tuple(self._input(i) for i in node.inputs)
-            manifest, attempt = node.spec(), self._attempts[key]
-            works.append(Work(key, node.task, inputs, node.seeds, manifest, self._is_watched(node), attempt))
+            usual = self.plan.slot(node)
+            threads = None if shape_of(usual) == shape else max(int(usual.get("cpu", 1)), 1)
+            works.append(
+                Work(
+                    key,
+                    node.task,
+                    inputs,
+                    node.seeds,
+                    node.spec(),
+                    watched=self._is_watched(node),
+                    attempt=self._attempts[key],
+                    threads=threads,
+                )
+            )
             self._events.emit("submitted", key=key, label=node.label, bundle=trial_id)
         try:
             payload = cloudpickle.dumps(works)
         except Exception:  # whatever the objects that a task refers to may raise
-            works = [w for w in works if self._can_travel(w)]
+            works = [w for w in works if self._can_travel(w, shape)]
             payload = cloudpickle.dumps(works)
         return self._hand_out(trial_id, [w.key for w in works], shape, payload, any(w.watched for w in works))
 
-    def _can_travel(self, work: Work) -> bool:
+    def _can_travel(self, work: Work, shape: Shape) -> bool:
         try:
             cloudpickle.dumps(work)
         except Exception as error:
             words = f"its code refers to something that cannot be sent to a worker: {error}"
-            self._conclude(Outcome(work.key, "failed", 0.0, error=words), "")
+            self._conclude(Outcome(work.key, "failed", 0.0, error=words), "", shape)
             return False
         return True
 
@@ -208,9 +414,12 @@ class DagSearch(Searcher):
     def _look_up_and_add(self, nodes: list[Node]) -> None:
         self.plan.look_up(self._store, nodes)
         self._add(nodes)
+        self._on_growth()
 
     def _add(self, nodes: list[Node]) -> None:
         """Tell the graph of planned tasks, with what became of them before."""
+        if self._only is not None:
+            nodes = [n for n in nodes if n.key in self.plan.stored or n.key in self._only]
         manifests = self.plan.add_to(
             self.graph, nodes, self._store, stopped=self._decisions.stopped_keys, watched=self._watched
         )

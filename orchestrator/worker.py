@@ -7,32 +7,38 @@ Exceptions of tasks end here: they go to the driver as plain data.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
-import io
 import os
 import shutil
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle
+from ray import cloudpickle, get_runtime_context
 from ray.tune import Trainable
 
 from tasks.errors import UserError
 from tasks.task import Context, Results, Task, check_results, inherited_seeds
 
+from .deaths import DEVICE_LOST
+from .errors import DamagedArtifact, StoreError, StoreFull, StoreUnavailable
 from .process import Input, captured, device_name, forget, input_artifact, machine, peak_memory, sentence
 from .store import Prepared, Store
+from .tasklog import TaskLog, salvage
 
 WARM_UP_SECONDS = 10.0
 """How long a worker with nothing to do waits for the others to start before it is free for work."""
 
 REPORT_SECONDS = 0.25
 """How often a worker reports while it works, unless a scheduler wants every report."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,9 @@ class Work:
     Attributes:
         manifest: what the plan knows of the task (see `plan.Node.spec`).
         watched: a search algorithm or scheduler wants every progress report.
+        attempt: of the task in this run, from 1.
+        threads: to compute with; None for as many as the slot has CPUs. Stated where the slot was enlarged,
+            since another number of threads may give other bytes.
     """
 
     key: str
@@ -51,6 +60,7 @@ class Work:
     manifest: Mapping[str, Any]
     watched: bool
     attempt: int = 1
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,12 @@ class Outcome:
     """What became of a task: plain data, whatever the task did.
 
     Attributes:
-        status: "done", "diverged" or "failed".
-        error: one line, for a failed task.
+        status: "done" or "diverged": committed by this worker; "stored": another had committed it;
+            or one of those of `classify`.
+        error: one line, for a task that was not committed.
         seconds: run time without the commit.
+        diverged: of a stored one, whether it is so.
+        culprit: key of the input that is damaged.
     """
 
     key: str
@@ -68,6 +81,8 @@ class Outcome:
     seconds: float
     results: Results = field(default_factory=dict)
     error: str | None = None
+    diverged: bool = False
+    culprit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +118,17 @@ class Worker(Trainable):
                 sys.path.insert(0, path)
         for module in self._run.imports:
             importlib.import_module(module)
-        self._store = Store(self._run.store)
+        self._store = Store(self._run.store, patience=self._run.patience)
         self._cache: dict[str, Any] = {}
+        self._node = get_runtime_context().get_node_id()
+        self._resume = True
+        salvage(self._store)
         self._take(config["bundle"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._resume = False  # a scheduler has stopped the task: nobody will go on with it
         self._abandon()
+        self._resume = True
         self._take(new_config["bundle"])
         return True
 
@@ -126,8 +146,9 @@ class Worker(Trainable):
             words = f"cannot be read by the worker: {sentence(error)}"
             self._unreadable = [Outcome(key, "failed", 0.0, error=words) for key in bundle.keys]
         self._todo = list(reversed(works))
-        self._current: Generator[Results, None, tuple[Outcome, Prepared | None]] | None = None
+        self._current: Generator[Results, None, Ended] | None = None
         self._key: str | None = None
+        self._steps = 0  # reports of the present task
 
     def _abandon(self) -> None:
         if self._current is not None:
@@ -140,29 +161,36 @@ class Worker(Trainable):
             time.sleep(WARM_UP_SECONDS / 100)
             return {"outcomes": [], "now": None, "done": time.monotonic() - self._taken > WARM_UP_SECONDS}
         until = time.monotonic() + REPORT_SECONDS
-        ended: list[tuple[Outcome, Prepared | None]] = []
+        ended: list[Ended] = []
         progress: Results = {}
         while True:
             if self._current is None:
                 if not self._todo:
                     break
                 work = self._todo.pop()
-                self._key = work.key
-                self._current = carry_out(work, self._store, self._run, self._bundle.slot, self._cache)
+                self._key, self._steps = work.key, 0
+                self._current = carry_out(
+                    work, self._store, self._run, self._bundle.slot, self._cache, resume=lambda: self._resume
+                )
             try:
                 progress = next(self._current)
+                self._steps += 1
                 if self._bundle.watched:
                     break
             except StopIteration as end:
                 ended.append(end.value)
                 self._current = self._key = None
-                progress = end.value[0].results if self._bundle.watched else {}
+                progress = end.value.outcome.results if self._bundle.watched else {}
+            except DeviceLost:
+                publish(ended, self._store)
+                os._exit(DEVICE_LOST)  # nothing more can be computed here; the task's log says why
             if time.monotonic() > until:
                 break
         outcomes = [*self._unreadable, *publish(ended, self._store)]
         self._unreadable = []
         done = self._current is None and not self._todo
-        report: dict[str, Any] = {"outcomes": outcomes, "now": self._key, "done": done, "worker": worker_name()}
+        report: dict[str, Any] = {"outcomes": outcomes, "now": self._key, "steps": self._steps, "done": done}
+        report |= {"worker": worker_name(), "node": self._node}
         # A scheduler looks for its metric at the top level; nothing may hide the words above.
         return {**progress, **report, "progress": [dict(progress)]}
 
@@ -177,6 +205,9 @@ class RunInfo:
         git: commit and state of the driver's code.
         sys_path: folders from which the sweep imports its own modules.
         imports: modules to import before the first task, which would else pay for it.
+        patience: seconds to wait for a store that does not answer.
+        snapshot_seconds: a running task is saved that often, so that another worker can go on with it.
+        source: sweep file and command, for the manifests.
     """
 
     store: str
@@ -184,6 +215,59 @@ class RunInfo:
     git: Mapping[str, Any]
     sys_path: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    patience: float = 0.0
+    snapshot_seconds: float = 60.0
+    source: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A task that has come to its end on a worker.
+
+    Attributes:
+        prepared: its artifact, ready to be committed; None if there is none to commit.
+        snapshot: whether the store may hold a snapshot of it.
+    """
+
+    outcome: Outcome
+    prepared: Prepared | None = None
+    snapshot: bool = False
+
+
+class StoreSnapshots:
+    """A task's snapshots in the store (see `tasks.snapshots.Snapshots`).
+
+    Args:
+        seconds: how often to save; less often where saving takes more than a twentieth of the time.
+    """
+
+    def __init__(self, store: Store, key: str, seconds: float) -> None:
+        self._store = store
+        self._key = key
+        self._seconds = seconds
+        self._asked = time.monotonic()
+        self._next = self._asked + seconds
+        self.used = False
+        """Whether the store may hold one."""
+
+    def due(self) -> bool:
+        self._asked = time.monotonic()
+        return self._asked >= self._next
+
+    def save(self, data: bytes) -> None:
+        self.used = True
+        self._store.write_snapshot(self._key, data)
+        now = time.monotonic()
+        self._next = now + max(self._seconds, 20 * (now - self._asked) if self._seconds else 0.0)
+
+    def load(self) -> bytes | None:
+        data = self._store.read_snapshot(self._key)
+        self.used = self.used or data is not None
+        return data
+
+
+class DeviceLost(BaseException):
+    """The device of this process can compute nothing more (a sticky CUDA error)."""
 
 
 def worker_name() -> str:
@@ -192,30 +276,50 @@ def worker_name() -> str:
 
 
 def carry_out(
-    work: Work, store: Store, run: RunInfo, slot: Mapping[str, float], cache: dict[str, Any]
-) -> Generator[Results, None, tuple[Outcome, Prepared | None]]:
-    """Run one task; yields its progress, returns what became of it and its artifact, ready to be committed."""
-    forget(work.task, work.seeds, work.key)
+    work: Work,
+    store: Store,
+    run: RunInfo,
+    slot: Mapping[str, float],
+    cache: dict[str, Any],
+    *,
+    resume: Callable[[], bool] = lambda: True,
+) -> Generator[Results, None, Ended]:
+    """Run one task; yields its progress, returns what became of it and its artifact, ready to be committed.
+
+    Args:
+        resume: asked when the generator is closed before its end: whether somebody will go on with the task.
+    """
+    name = type(work.task).__name__
     started, clock = time.time(), time.perf_counter()
-    log = io.StringIO()
-    folder = store.workspace()
-    device = "cuda" if slot.get("gpu") else "cpu"
-    kept = False
+    snapshots = StoreSnapshots(store, work.key, run.snapshot_seconds)
+    log: TaskLog | None = None
+    folder: Path | None = None
     try:
-        try:
-            with captured(log):
-                inputs = tuple(input_artifact(i, store) for i in work.inputs)
-                seeds = dict(work.seeds) or inherited_seeds(inputs)
-                context = Context(folder, seeds=seeds, device=device, cache=cache, log=lambda m: print(m, file=log))
-                steps = work.task.run(context, *inputs)
-            if isinstance(steps, Generator):
-                results = yield from _advance(steps, log)
-            else:
-                results = check_results(steps)
-        except (Exception, SystemExit) as error:  # sys.exit() in a task must not end the worker
-            seconds = time.perf_counter() - clock
-            print(traceback.format_exc(), file=log)
-            return Outcome(work.key, "failed", seconds, error=sentence(error)), None
+        there = already(store, name, work.key)
+        if there is not None:
+            return Ended(Outcome(work.key, "stored", 0.0, there["results"], diverged=there["status"] == "diverged"))
+        log = TaskLog(store, run.run, work.key, work.attempt)
+        folder = store.workspace()
+        forget(work.task, work.seeds, work.key)
+        if work.threads is not None and (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(work.threads)
+        device = "cuda" if slot.get("gpu") else "cpu"
+        write = log.file
+        with captured(write):
+            inputs = tuple(input_artifact(i, store) for i in work.inputs)
+            context = Context(
+                folder,
+                seeds=dict(work.seeds) or inherited_seeds(inputs),
+                device=device,
+                cache=cache,
+                log=lambda message: print(message, file=write),
+                snapshots=snapshots,
+            )
+            steps = work.task.run(context, *inputs)
+        if isinstance(steps, Generator):
+            results = yield from _advance(steps, log, context, resume)
+        else:
+            results = check_results(steps)
         seconds = time.perf_counter() - clock
         status = "diverged" if results.get("diverged") is True else "done"
         manifest = {
@@ -225,50 +329,121 @@ def carry_out(
             "started": started,
             "seconds": seconds,
             "attempt": work.attempt,
+            "resumed": context.resumed,
             "slot": dict(slot),
             "run": run.run,
             "git": dict(run.git),
+            "source": dict(run.source),
             "worker": worker_name(),
             "device": device_name(device),
             "peak_memory_bytes": peak_memory(),
             **machine(),
         }
-        try:
-            prepared = store.prepare(type(work.task).__name__, work.key, folder, manifest)
-        except UserError as error:
-            return Outcome(work.key, "failed", seconds, error=str(error)), None
-        kept = True
-        return Outcome(work.key, status, seconds, results), prepared
+        prepared = store.prepare(name, work.key, folder, manifest)
+        folder = None  # the commit's now
+        return Ended(Outcome(work.key, status, seconds, results), prepared, snapshots.used)
+    except (Exception, SystemExit) as error:  # sys.exit() in a task must not end the worker
+        outcome = classify(error, work.key, time.perf_counter() - clock)
+        if log is not None and outcome.status in ("failed", "memory", "device"):
+            with contextlib.suppress(OSError):
+                print(traceback.format_exc(), file=log.file)
+        if outcome.status == "device":
+            raise DeviceLost from None
+        return Ended(outcome)
     finally:
-        if not kept:
+        if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        if log.getvalue():
-            with contextlib.suppress(UserError):  # a lost log must not lose the result
-                store.write(f"{run.run}/logs/{work.key}.txt", log.getvalue().encode(), durable=False)
+        if log is not None:
+            log.close()
 
 
-def publish(ended: Sequence[tuple[Outcome, Prepared | None]], store: Store) -> list[Outcome]:
-    """Commit what tasks have left; the outcomes are as the store then has them."""
-    left = [prepared for _, prepared in ended if prepared is not None]
+def already(store: Store, name: str, key: str) -> dict[str, Any] | None:
+    """The manifest, if another worker has committed the task meanwhile; a damaged one is set aside.
+
+    None also of a training that is to run again because its weights were deleted.
+    """
+    if not store.exists(name, key) or store.dropped_files(name, key):
+        return None
+    try:
+        return store.manifest(name, key)
+    except DamagedArtifact:
+        store.set_aside(name, key)
+        return None
+
+
+def classify(error: BaseException, key: str, seconds: float) -> Outcome:
+    """What an exception says of a task.
+
+    The outcome is "damaged" (an input's artifact is, or it is gone), "halted" (the store does not answer or a
+    disk is full: no fault of the task, and no use in going on), "memory" (it wants a larger slot), "device"
+    (the process can go on no more), or "failed" (the task's own fault).
+    """
+    if isinstance(error, DamagedArtifact):
+        return Outcome(key, "damaged", seconds, error=str(error), culprit=error.key)
+    if isinstance(error, (StoreUnavailable, StoreFull)):
+        return Outcome(key, "halted", seconds, error=str(error))
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    words = " ".join(str(e) for e in chain)
+    if any(isinstance(e, OSError) and e.errno in FULL for e in chain) or "No space left on device" in words:
+        full = f"A disk of {socket.gethostname()} is full: make space and run the same command again."
+        return Outcome(key, "halted", seconds, error=full)
+    torch = sys.modules.get("torch")
+    out_of_memory = (MemoryError, *((torch.OutOfMemoryError,) if torch is not None else ()))
+    lower = str(error).lower()
+    if isinstance(error, out_of_memory) or (
+        isinstance(error, RuntimeError) and ("out of memory" in lower or "can't allocate memory" in lower)
+    ):
+        return Outcome(key, "memory", seconds, error=sentence(error))
+    lost = (torch.AcceleratorError,) if torch is not None and hasattr(torch, "AcceleratorError") else ()
+    if isinstance(error, lost) or (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
+        return Outcome(key, "device", seconds, error=sentence(error))
+    return Outcome(key, "failed", seconds, error=sentence(error))
+
+
+def publish(ended: Sequence[Ended], store: Store) -> list[Outcome]:
+    """Commit what tasks have left, and drop their snapshots; the outcomes are as the store then has them."""
+    left = [e.prepared for e in ended if e.prepared is not None]
     try:
         manifests = {m["key"]: m for m in store.publish(left)} if left else {}
     except UserError as error:
-        return [o if p is None else Outcome(o.key, "failed", o.seconds, error=str(error)) for o, p in ended]
-    return [
-        o if p is None else Outcome(o.key, manifests[o.key]["status"], o.seconds, manifests[o.key]["results"])
-        for o, p in ended
-    ]
+        status = "halted" if isinstance(error, (StoreUnavailable, StoreFull)) else "failed"
+        return [
+            e.outcome if e.prepared is None else Outcome(e.outcome.key, status, e.outcome.seconds, error=str(error))
+            for e in ended
+        ]
+    for e in ended:
+        if e.snapshot:
+            with contextlib.suppress(StoreError):  # what is left over is found by `gc`
+                store.delete_snapshot(e.outcome.key)
+    return [e.outcome if e.prepared is None else _as_committed(e.outcome, manifests[e.outcome.key]) for e in ended]
 
 
-def _advance(steps: Generator[Results, None, Any], log: io.StringIO) -> Generator[Results, None, dict[str, Any]]:
+def _as_committed(outcome: Outcome, manifest: Mapping[str, Any]) -> Outcome:
+    return Outcome(outcome.key, manifest["status"], outcome.seconds, manifest["results"])
+
+
+def _advance(
+    steps: Generator[Results, None, Any], log: TaskLog, context: Context, resume: Callable[[], bool]
+) -> Generator[Results, None, dict[str, Any]]:
     """Run a task's generator to its end, with its output captured whenever it has the floor."""
     try:
         while True:
             try:
-                with captured(log):
-                    progress = check_results(next(steps))
+                with captured(log.file):
+                    progress = check_results(context.advance(steps))
             except StopIteration as end:
                 return check_results(end.value)
-            yield progress
+            log.sync()
+            try:
+                yield progress
+            except GeneratorExit:
+                if resume():
+                    with contextlib.suppress(UserError):
+                        context.save_offered()
+                raise
     finally:
         steps.close()

@@ -181,6 +181,7 @@ class Context:
         seeds: the seed of every stream that the sweep drives; a task that names no streams of its
             own inherits those of its inputs, so the same seed draws the same directions.
         cache: what the worker keeps in memory between tasks (see `cached`).
+        resumed: whether the task has gone on from a snapshot.
 
     A long task survives an interruption if it is a generator written like this::
 
@@ -213,6 +214,7 @@ class Context:
         self.dir = dir
         self.seeds = dict(seeds or {})
         self.cache: dict[str, Any] = {} if cache is None else cache
+        self.resumed = False
         self._device = device
         self._log = log
         self._snapshots = snapshots
@@ -270,7 +272,9 @@ class Context:
         if data is None:
             return None
         try:
-            return snapshots.decode(data)
+            state = snapshots.decode(data)
+            self.resumed = True
+            return state
         except snapshots.DamagedSnapshot as damage:
             self.log(f"The task starts from its beginning, because its snapshot cannot be used: {damage}")
             return None

@@ -15,6 +15,7 @@ RAY = {"orchestrator.adaptive", "orchestrator.search", "orchestrator.worker", "o
 """The modules that may import Ray wherever they like."""
 RAY_LAZILY = {
     "orchestrator.sweep",  # draws from Tune's random spaces
+    "orchestrator.deaths",  # reads what it says of a dead worker
     "orchestrator.commands.doctor",  # reports its version and looks at the cluster
 }
 """The modules that may import Ray inside functions."""

@@ -4,11 +4,15 @@ examples:
   python -m orchestrator sweep sweeps/sam_rho.py --smoke
   python -m orchestrator sweep sweeps/sam_rho.py --set train.epochs=2 --set 'train.optimizer.rho=[0.0,0.05]' --seeds 3
   python -m orchestrator sweep sweeps/sam_rho.py --address auto --store s3://bucket/prefix
+  python -m orchestrator sweep sweeps/sam_rho.py --retry-failed
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -19,12 +23,19 @@ from rich.console import Console
 
 from ..__main__ import EXIT_FAILED, EXIT_INTERRUPTED
 from ..decisions import Decisions
+from ..errors import DamagedArtifact, InvalidValue, StoreError
+from ..events import read_events
 from ..graph import Graph, State, summary
 from ..plan import Plan, make_plan
-from ..store import Store, without_passwords
+from ..records import COMMITTED
+from ..store import Store
 from ..study import Outcome, Study
-from ..sweep import Sweep, load_sweep
+from ..sweep import Sweep
+from ..sweep_file import load_sweep
 from . import plan as plan_command
+from .common import open_store
+
+KEEP_WEIGHTS = ("last", "best", "none")
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,34 +57,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sweep_arguments(parser)
     parser.add_argument("--address", help="of a Ray cluster; 'auto' finds the one this machine belongs to")
     parser.add_argument("--dry-run", action="store_true", help="plan only, run nothing")
+    parser.add_argument("--fail-fast", action="store_true", help="end the run when a task has failed")
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="run only what failed in earlier runs of this sweep, and what was waiting for it",
+    )
+    parser.add_argument(
+        "--keep-weights",
+        choices=KEEP_WEIGHTS,
+        default="last",
+        help="which trainings keep the weights they ended with, once nothing is waiting for them: all (last, the "
+        "default), those of the best setting (best), or none; what needs them later trains again",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long to wait for a store that ceases to answer (default: %(default).0f)",
+    )
 
 
 def load(options: argparse.Namespace) -> tuple[Sweep, Store, Decisions, Plan]:
     """The sweep as asked for, its store, and its plan."""
     sweep = load_sweep(options.file, smoke=options.smoke, sets=options.sets, seeds=options.seeds)
-    store = Store(options.store)
+    store = open_store(options.store)
     decisions = Decisions(sweep, store)
     return sweep, store, decisions, make_plan(sweep, store, decisions.configs[: sweep.samples])
 
 
 def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
+    if not 0 <= options.patience < math.inf:
+        raise InvalidValue(f"--patience must be a number of seconds of at least 0, not {options.patience:g}.")
     sweep, store, decisions, plan = load(options)
     if options.dry_run:
         plan_command.print_plan(plan, store, console)
         return 0
     store.check_writable()
+    store.patience = options.patience  # from here on: it has answered, and was able to write
+    store.on_wait = lambda sentence: console.print(sentence, markup=False, soft_wrap=True)
+    store.clean_up()
+    for sentence in audit(plan, store):
+        console.print(sentence, markup=False, soft_wrap=True)
+    only = only_failed(plan, store) if options.retry_failed else None
+    if only is not None and not only:
+        console.print("No task of this sweep has failed and is not stored: there is nothing to retry.")
+        return 0
     graph = Graph()
-    plan.add_to(graph, plan.nodes.values(), store, stopped=decisions.stopped_keys)
-    undecided = sweep.search is not None and plan.proposals < sweep.samples
+    chosen = [n for n in plan.nodes.values() if only is None or n.key in only or n.key in plan.stored]
+    plan.add_to(graph, chosen, store, stopped=decisions.stopped_keys)
+    undecided = sweep.search is not None and plan.proposals < sweep.samples and only is None
     if graph.finished and not undecided:
         outcome = outcome_of(graph, {}, command=command_line())
-        return conclude(Study.from_plan(plan, store, outcome), store, None, summary(graph.counts), console)
+        study = Study.from_plan(plan, store, outcome)
+        drop_weights(study, plan, store, options.keep_weights)
+        return conclude(study, store, None, summary(graph.counts), console)
 
     from ..progress import Progress
     from ..run import execute_plan, preflight
 
-    preflight(plan)
+    preflight(plan, only)
     path = f"runs/{sweep.name}/{new_run_name()}"
     with Progress(plan, console) as progress:
         done = execute_plan(
@@ -84,6 +129,10 @@ def run(options: argparse.Namespace) -> int:
             decisions=decisions,
             listeners=(progress,),
             on_start=progress.watch,
+            only=only,
+            fail_fast=options.fail_fast,
+            keep_weights=options.keep_weights != "none",
+            source={"file": os.path.abspath(sweep.file), "command": command_line()},
         )
     outcome = outcome_of(
         done.graph,
@@ -93,17 +142,67 @@ def run(options: argparse.Namespace) -> int:
         startup=done.startup,
         slots=done.slots,
         command=command_line(),
-        interrupted=done.interrupted,
+        interrupted=done.interrupted or done.halted is not None,
     )
+    kept = done.graph.counts[State.DONE] + done.graph.counts[State.STORED]
+    if done.interrupted or done.halted:
+        with contextlib.suppress(StoreError):  # it may be the store that ends the run
+            study = Study.from_plan(plan, store, outcome)
+            study.save(store, path)
+            print_failures(study, console)
+        why = "Interrupted" if done.interrupted else f"Stopped: {done.halted}\nStopped"
+        more = f"{kept} of {len(plan.nodes)} tasks are in the store; run the same command again to go on."
+        console.print(f"{why}: {more}", markup=False, soft_wrap=True)
+        return EXIT_INTERRUPTED if done.interrupted else EXIT_FAILED
     study = Study.from_plan(plan, store, outcome)
-    if done.interrupted:
-        study.save(store, path)
-        kept = done.graph.counts[State.DONE] + done.graph.counts[State.STORED]
-        console.print(
-            f"Interrupted: {kept} of {len(plan.nodes)} tasks are in the store; run the same command again to go on."
-        )
-        return EXIT_INTERRUPTED
+    drop_weights(study, plan, store, options.keep_weights)
     return conclude(study, store, path, summary(done.graph.counts), console)
+
+
+def audit(plan: Plan, store: Store) -> list[str]:
+    """Look at what the store holds of the plan; what is damaged is set aside, to be made again.
+
+    Returns:
+        a sentence for each damaged artifact.
+    """
+    damaged: list[DamagedArtifact] = []
+    stored = [(n.name, n.key) for n in plan.nodes.values() if n.key in plan.stored]
+    for _ in store.manifests(stored, damaged):
+        pass
+    for error in damaged:
+        store.set_aside(error.task_name, error.key)
+        plan.stored.discard(error.key)
+    return [f"{error} It was set aside and is made again." for error in damaged]
+
+
+def only_failed(plan: Plan, store: Store) -> set[str]:
+    """The tasks that failed in earlier runs of the sweep, what they need, and what was waiting for them."""
+    failed: set[str] = set()
+    for name in store.names(f"runs/{plan.sweep.name}"):
+        for event in read_events(store, f"runs/{plan.sweep.name}/{name}"):
+            if event["event"] == "failed":
+                failed.add(str(event.get("key")))
+    chosen = {k for k in failed if k in plan.nodes and k not in plan.stored}
+    chosen |= {a for k in chosen for a in plan.ancestors(k) if a not in plan.stored}
+    if chosen:
+        for key in plan.nodes:  # inputs stand before what needs them
+            above = plan.ancestors(key)
+            if key not in plan.stored and chosen & set(above) and all(a in plan.stored or a in chosen for a in above):
+                chosen.add(key)
+    return chosen
+
+
+def drop_weights(study: Study, plan: Plan, store: Store, keep: str) -> None:
+    """Delete the weights of the trainings that are not to keep them, unless something still waits for them."""
+    best = study.best() if keep == "best" else None
+    if keep == "last" or (keep == "best" and best is None):  # of one setting, that one is the best
+        return
+    settled = {k for k, t in study.tasks.items() if t.state in COMMITTED}
+    waiting = {a for k in plan.nodes if k not in settled for a in plan.ancestors(k)}
+    for node in plan.nodes.values():
+        if node.kind == "train" and node.key in settled and node.key not in waiting:
+            if best is None or node.trials[0].setting.index != best:
+                store.drop_weights(node.name, node.key)
 
 
 def outcome_of(graph: Graph, errors: Mapping[str, str], **about: Any) -> Outcome:
@@ -132,6 +231,18 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
         report = f"{path}/report.html"
         store.write(f"runs/{study.sweep}/latest", path.rpartition("/")[2].encode())
     console.print(terminal_table(study, console.width))
+    failed = print_failures(study, console)
+    console.print(f"report: {store.shown(report)}", markup=False, soft_wrap=True)
+    console.print(last_line, markup=False)
+    return EXIT_FAILED if failed else 0
+
+
+def print_failures(study: Study, console: Console) -> int:
+    """Name the failed tasks, why, and how much depended on each.
+
+    Returns:
+        how many there are.
+    """
     failed = [t for t in study.tasks.values() if t.state == State.FAILED.value]
     for task in failed[:10]:
         waiting = sum(t.because == task.key for t in study.tasks.values())
@@ -142,9 +253,7 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
         )
     if len(failed) > 10:
         console.print(f"… and {len(failed) - 10} more failed")
-    console.print(f"report: {store.shown(report)}", markup=False, soft_wrap=True)
-    console.print(last_line, markup=False)
-    return EXIT_FAILED if failed else 0
+    return len(failed)
 
 
 def new_run_name() -> str:
@@ -153,5 +262,5 @@ def new_run_name() -> str:
 
 
 def command_line() -> str:
-    """This command as one would type it again, without passwords."""
-    return without_passwords(shlex.join(["python", "-m", "orchestrator", *sys.argv[1:]]))
+    """This command as one would type it again."""
+    return shlex.join(["python", "-m", "orchestrator", *sys.argv[1:]])
