@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -338,8 +339,9 @@ class Shield(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """To the inner scheduler the training goes on: it starts again elsewhere."""
         error = None
-        with contextlib.suppress(Exception):  # an error that this process cannot unpickle
-            error = trial.get_pickled_error()
+        # trial.get_pickled_error() looks where Tune copies it only later, and gives None until then.
+        with contextlib.suppress(Exception), open(trial.pickled_error_file, "rb") as file:
+            error = cloudpickle.load(file)  # fails for an error that this process cannot unpickle
         self._on_death(trial.trial_id, error)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
