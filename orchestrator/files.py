@@ -616,6 +616,8 @@ def words_of(error: BaseException) -> str:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         about = response.get("Error", {})
+        if response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
+            return str(about.get("Code"))  # what follows may quote the key
         return f"{about.get('Code')}: {about.get('Message', '')}".split("\n")[0].rstrip(". :")
     if match := re.search(r"(?<=curlCode: )\d+, ([^;]*)", text):
         return match[1].strip()

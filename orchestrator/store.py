@@ -216,7 +216,10 @@ class Store:
         marker = self.read(MARKER)
         if marker is None:
             if self.local is None and not self._files.attempt("read", MARKER, self._there.bucket.is_there):
-                raise StoreError(f"The store {self} cannot be read: there is no bucket {self._there.bucket.name!r}.")
+                raise StoreError(
+                    f"The store {self} cannot be opened: there is no bucket {self._there.bucket.name!r}; make it, or "
+                    "name another."
+                )
             return None
         try:
             version = int(json.loads(marker)["format"])

