@@ -207,11 +207,16 @@ def _check(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def is_intact(record: Mapping[str, Any]) -> bool:
+    """Whether a line of a journal of decisions is as it was written."""
+    return record.get("check") == _check({k: v for k, v in record.items() if k != "check"})
+
+
 def _parse(record: dict[str, Any], spaces: Mapping[str, Any]) -> Decision | None:
     """A line of the journal; None if it is damaged or no decision."""
-    check = record.pop("check", None)
-    if check != _check(record):
+    if not is_intact(record):
         return None
+    del record["check"]
     kind = _KINDS.get(str(record.pop("decision", None)))
     if kind is None or {f.name for f in dataclasses.fields(kind)} != set(record):
         return None

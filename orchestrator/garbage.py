@@ -71,9 +71,14 @@ def sizes_of(file: str, sets: Sequence[str], seeds: int | None) -> list[Sweep]:
     return [full, load_sweep(file, smoke=True, sets=sets, seeds=seeds)] if full.smoke else [full]
 
 
-def keys_of(sweep: Sweep, store: Store) -> set[str]:
-    """Keys of all tasks of a sweep; of an adaptive one, those of the settings proposed so far."""
-    return set(make_plan(sweep, None, Decisions(sweep, store).configs[: sweep.samples]).nodes)
+def keys_of(sweep: Sweep, store: Store) -> tuple[set[str], str | None]:
+    """Keys of all tasks of a sweep; of an adaptive one, those of the settings proposed so far.
+
+    Returns:
+        the keys, and a sentence if a part of the record of proposals is damaged.
+    """
+    decisions = Decisions(sweep, store)
+    return set(make_plan(sweep, None, decisions.configs[: sweep.samples]).nodes), decisions.damage
 
 
 def needed_by_live_runs(store: Store) -> tuple[set[str], list[str]]:

@@ -52,7 +52,9 @@ def run(options: argparse.Namespace) -> int:
     for file in options.files:
         told = []
         for sweep in sizes_of(file, options.sets, options.seeds):
-            keys = keys_of(sweep, store)
+            keys, damage = keys_of(sweep, store)
+            if damage:
+                console.print(damage, markup=False, soft_wrap=True)
             size = "at smoke size" if sweep.name.endswith("-smoke") else "at full size"
             told.append(f"{len(keys & known.keys())} of {counted(len(keys), 'task')} stored {size}")
             needed |= keys

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..__main__ import EXIT_FAILED
+from ..decisions import is_intact
 from ..errors import StoreError
 from ..journal import read_journal
 from ..store import ARTIFACTS, DAMAGED, MANIFEST, Store
@@ -142,14 +143,16 @@ def _check_snapshots(store: Store, set_aside: bool) -> int:
 
 def _tell_of_journals(store: Store) -> None:
     """Records of runs and of searches with damaged lines, which every reader passes over."""
-    paths = [
-        f"runs/{sweep}/{run}/events.jsonl" for sweep in store.names("runs") for run in store.names(f"runs/{sweep}")
-    ]
-    paths += [f"searches/{name}" for name in store.names("searches") if name.endswith(".jsonl")]
+    runs = [f"runs/{sweep}/{run}" for sweep in store.names("runs") for run in store.names(f"runs/{sweep}")]
+    searches = dict.fromkeys(name.removesuffix(".parts") for name in store.names("searches"))
+    paths = [f"{run}/events.jsonl" for run in runs] + [f"searches/{n}" for n in searches if n.endswith(".jsonl")]
     with ThreadPoolExecutor(8) as pool:
-        for path, records in zip(paths, pool.map(lambda p: read_journal(store, p), paths), strict=True):
-            if records.damaged:
-                print(f"note: {path} has {counted(records.damaged, 'damaged line')}, which readers pass over")
+        for path, found in zip(paths, pool.map(lambda p: read_journal(store, p), paths), strict=True):
+            damaged = found.damaged
+            if path.startswith("searches/"):
+                damaged += sum(not is_intact(record) for record in found.records)
+            if damaged:
+                print(f"note: {path} has {counted(damaged, 'damaged line')}, which readers pass over")
 
 
 def _tell_of_leftovers(store: Store) -> None:

@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3
 
 from orchestrator.__main__ import main
+from orchestrator.decisions import Decisions
+from orchestrator.plan import make_plan
 from orchestrator.store import Store
+from orchestrator.sweep_file import load_sweep
 from tasks.snapshots import encode
 
 SWEEP = '''\
@@ -531,6 +535,45 @@ def test_gc_deletes_what_the_file_no_longer_needs(home: Path, capsys, monkeypatc
     assert orchestrate(capsys, "verify")[0] == 0
 
 
+ADAPTIVE = """\
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+from orchestrator import Sweep
+from study import Fit, Look
+
+sweep = Sweep(train=Fit(lr=tune.uniform(0.0, 1.0)), seeds=range(2), probes=[Look()], search=OptunaSearch(), samples=2)
+"""
+
+
+def test_gc_keeps_what_a_search_has_proposed(home: Path, capsys) -> None:
+    """Of samples=2 the first two proposals, of samples=1 the first."""
+    Path("adaptive.py").write_text(ADAPTIVE)
+    sweep = load_sweep("adaptive.py")
+    store = Store("artifacts")
+    decisions = Decisions(sweep, store)
+    for number, lr in enumerate((0.2, 0.1, 0.7)):
+        decisions.proposed(number, {"train.lr": lr})
+    decisions.close()
+    for node in make_plan(sweep, None, [{"train.lr": 0.2}, {"train.lr": 0.1}]).nodes.values():
+        store.commit(node.name, node.key, store.workspace(), {**node.spec(), "status": "done", "results": {}})
+    Path("none.py").write_text(SWEEP.replace("n: int = 4", "n: int = 5"))
+    before = listed(orchestrate(capsys, "gc", "none.py", "--older-than", "0", "--dry-run")[1])
+    command = ["gc", "adaptive.py", "none.py", "--older-than", "0", "--dry-run"]
+    both = listed(orchestrate(capsys, *command)[1])
+    Path("adaptive.py").write_text(ADAPTIVE.replace("samples=2", "samples=1"))
+    one = listed(orchestrate(capsys, *command)[1])
+    assert [told["Fit"] for told in (before, both, one)] == [8, 4, 6]
+    assert [told["Points"] for told in (before, both, one)] == [2, 1, 1]
+
+    (journal,) = Path("artifacts/searches").iterdir()
+    journal.write_text(journal.read_text().replace("0.7", "0.8"))
+    code, lines, _ = orchestrate(capsys, *command)
+    assert code == 0 and lines[0].startswith("1 line is damaged in ")
+    code, lines, _ = orchestrate(capsys, "verify")
+    assert code == 0 and [line for line in lines if line.startswith("note: searches/") and "1 damaged line," in line]
+
+
 def test_gc_leaves_alone_what_is_young(home: Path, capsys) -> None:
     number = len(list(Path("artifacts/artifacts").glob("*/*")))
     Path("other.py").write_text(Path("study.py").read_text().replace("n: int = 4", "n: int = 5"))
@@ -752,3 +795,82 @@ def test_a_store_of_a_newer_version_is_refused(home: Path, capsys, verb: list[st
 def test_the_store_of_the_fixture_has_every_kind_of_task(home: Path) -> None:
     kinds = Counter(json.loads(p.read_text())["kind"] for p in Path("artifacts/artifacts").glob("*/*/manifest.json"))
     assert set(kinds) == {"data", "train", "probe", "pair", "group"}
+
+
+# Object stores
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Iterator[tuple[s3.S3Server, str]]:
+    """A real S3 server, and the URI of a store in it that a run of the sweep has left."""
+    if s3.program() is None:
+        pytest.skip("no S3 server here")
+    with s3.running(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        patch.chdir(made)
+        assert main(["sweep", "study.py", "--store", server.uri("study")]) == 1  # a task breaks
+        _unload(made)
+        yield server, server.uri("study")
+        _unload(made)
+
+
+def test_the_verbs_on_an_object_store(bucket: tuple[s3.S3Server, str], made: Path, capsys, monkeypatch) -> None:
+    """From a sound store to an empty one, in one go: a run on an object store takes its time."""
+    _, uri = bucket
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("ORCHESTRATOR_STORE", uri)
+    store = Store(uri)
+    keys = {name: sorted(store.committed([name])) for name in store.task_names()}
+    number = sum(map(len, keys.values()))
+
+    code, lines, err = orchestrate(capsys, "verify")
+    assert code == 0 and lines == [f"{number} artifacts: {number} intact, 0 damaged"], (lines, err)
+    for name in ("Points", "Fit", "Look", "Both"):
+        code, lines, err = orchestrate(capsys, "rerun", keys[name][0])
+        assert code == 0 and lines[-1].startswith("identical: "), (lines, err)
+    code, lines, _ = orchestrate(capsys, "show", keys["Look"][0])
+    assert code == 0 and [line for line in lines if line.strip().startswith("x.npy")]
+    assert lines[-1] == f"  python -m orchestrator rerun {keys['Look'][0][:12]}"
+    assert [line for line in lines if line.endswith("handed out")]
+    code, lines, _ = orchestrate(capsys, "status")
+    assert code == 0 and lines[0].endswith(": finished")
+    failed = next(line for line in lines if line.startswith("  failed: ")).rpartition(" ")[2]
+    code, lines, _ = orchestrate(capsys, "logs", failed)
+    assert code == 0 and lines[-1] == "RuntimeError: no such thing"
+
+    manifest = store.manifest("Fit", keys["Fit"][0])
+    store.write(f"artifacts/Fit/{keys['Fit'][0]}/{manifest['folder']}/w.txt", b"rubbish")
+    code, lines, _ = orchestrate(capsys, "verify", "--set-aside")
+    assert code == 1 and lines[-1] == f"{number} artifacts: {number - 1} intact, 1 damaged"
+    (told,) = [line for line in lines if line.startswith("damaged: ")]
+    assert keys["Fit"][0][:12] in told and told.endswith("w.txt: size differs")
+    code, lines, _ = orchestrate(capsys, "ls", "Fit")
+    assert lines[-1] == f"{len(keys['Fit']) - 1} artifacts"
+
+    store.write_snapshot("c" * 32, encode({"epoch": 1}))
+    kept = ["gc", "study.py", "--set", "train.lr=0.2", "--older-than", "0"]
+    code, lines, err = orchestrate(capsys, *kept, "--dry-run")
+    told = listed(lines)
+    assert (told["snapshots"], told["set aside as damaged"], told["Both"], told["All"]) == (1, 1, 1, 1), (lines, err)
+    assert orchestrate(capsys, *kept, "--yes")[0] == 0
+    assert len(store.committed(["Both"])) == 1
+    assert not store.snapshot_keys() and not store.listing("damaged")
+    code, lines, _ = orchestrate(capsys, "verify")
+    assert code == 0
+    Path("nothing.py").write_text(SWEEP.replace("n: int = 4", "n: int = 5"))
+    code, lines, _ = orchestrate(capsys, "gc", "nothing.py", "--older-than", "0", "--yes")
+    assert code == 0 and not store.listing("artifacts")
+    assert store.listing("runs")
+
+
+@pytest.mark.parametrize(
+    "verb", [["verify"], ["gc", "study.py"], ["status"], ["ls"], ["show", "a"], ["rerun", "a"], ["logs", "a"]]
+)
+def test_a_wrong_secret_is_one_sentence_of_every_verb(
+    bucket: tuple[s3.S3Server, str], made: Path, capsys, monkeypatch, verb: list[str]
+) -> None:
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret")
+    code, out, err = orchestrate(capsys, *verb, "--store", bucket[1])
+    assert code == 2 and not out and len(err.splitlines()) == 1 and "a-wrong-secret" not in err
