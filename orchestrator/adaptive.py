@@ -266,15 +266,16 @@ class Shield(FIFOScheduler):
 
     It knows each training by its key, so that one that starts again elsewhere is the same to it.
 
-    Also keeps warm workers: Tune drops an idle one when no trial waits for its slot at that moment.
+    Also keeps warm workers: Tune drops an idle one when no trial waits for its slot at that moment. And it
+    ends every trial when the run is to end early, and hands on why a worker has died.
 
     Args:
         graph: says whether work is waiting.
         keep: how many idle workers to keep; 0 if tasks want different slots, since an idle worker of
             one shape would then hold resources that another needs.
         decisions: what the inner scheduler was shown in earlier runs is shown to it again.
-        halted: whether the run is to end: then every trial is ended.
-        on_death: is told why a trial's worker died, before anything else is.
+        halted: whether the run is to end early.
+        on_death: told of a trial and of what Ray says of the death of its worker.
     """
 
     def __init__(
@@ -292,6 +293,7 @@ class Shield(FIFOScheduler):
         self._decisions = decisions
         self._scheduler = inner
         self._keep = keep
+        self._kept: Any = None  # the shape of which idle workers are kept
         self._halted = halted
         self._on_death = on_death
         self._cut: set[str] = set()  # Tune trials that were ended because the run is to end
@@ -305,12 +307,7 @@ class Shield(FIFOScheduler):
             self._show_again(inner, decisions.log)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if self._keep:
-            controller = getattr(tune_controller, "_tune_controller", tune_controller)
-            cache: Any = getattr(controller, "_actor_cache", None)  # private, so it may go away
-            if hasattr(cache, "increase_max"):
-                cache.increase_max(trial.placement_group_factory, self._keep)
-            self._keep = 0
+        self._keep_workers(tune_controller, trial.placement_group_factory)
         if self._scheduler is not None and trial.config["bundle"].watched:
             key = trial.config["bundle"].keys[0]
             self._position[key] = 0
@@ -360,6 +357,18 @@ class Shield(FIFOScheduler):
         return {}
 
     # Inside
+
+    def _keep_workers(self, tune_controller: Any, shape: Any) -> None:
+        """Keep idle workers of the first shape, until a task wants another."""
+        cache: Any = getattr(getattr(tune_controller, "_tune_controller", tune_controller), "_actor_cache", None)
+        if not self._keep or not hasattr(cache, "decrease_max"):  # private to Tune, so it may go away
+            return
+        if self._kept is None:
+            self._kept = shape
+            cache.increase_max(shape, self._keep)
+        elif shape != self._kept:
+            cache.decrease_max(self._kept, self._keep)
+            self._keep = 0
 
     def _introduce(self, scheduler: TrialScheduler, controller: Any, key: str) -> _Training:
         """The training as the inner scheduler knows it, made known to it the first time."""
