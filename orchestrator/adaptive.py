@@ -143,7 +143,7 @@ class Proposals:
         number = self._position[key]
         if number > self._known[key]:
             self._known[key] = number
-            values = _numbers(progress)
+            values = {**_numbers(progress), "training_iteration": number}
             self._decisions.reported(key, number, values)
             self._heard(key, number, values)
 

@@ -74,7 +74,14 @@ class Driver:
             inner=self.inner,
             watched=self.scheduler is not None,
         )
-        self.shield = Shield(self.scheduler, self.search.graph, 0, decisions=self.decisions)
+        self.shield = Shield(
+            self.scheduler,
+            self.search.graph,
+            0,
+            decisions=self.decisions,
+            halted=lambda: self.search.halted is not None,
+            on_death=self.search.on_worker_death,
+        )
         self.trials: dict[str, Any] = {}  # of Tune, that are running
         self.shown: list[tuple[str, int, float]] = []  # reports of trainings, for the first time
         self._number = 0
@@ -103,7 +110,15 @@ class Driver:
             self._number += 1
             bundle: Bundle = answer["bundle"]
             trial = SimpleNamespace(
-                trial_id=name, config=answer, status="RUNNING", PENDING="PENDING", epoch=0, last={}, bundle=bundle
+                trial_id=name,
+                config=answer,
+                status="RUNNING",
+                PENDING="PENDING",
+                placement_group_factory=None,
+                pickled_error_file="/nonexistent",
+                bundle=bundle,
+                epoch=0,
+                last={},
             )
             self.trials[name] = trial
             self.shield.on_trial_add(self, trial)

@@ -168,6 +168,22 @@ def test_killed_again_and_again(undisturbed, tmp_path) -> None:
     assert set(machines.committed.values()) == {1}
 
 
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_run_that_was_ended_in_order_goes_on_as_if_nothing_had_happened(name, undisturbed, tmp_path) -> None:
+    """Ctrl-C, or a full disk: trainings are saved at their next report, of which the scheduler is not asked."""
+    expected, steps, _ = undisturbed[name]
+    for k in range(1, steps, 4):
+        store, machines = Store(str(tmp_path / str(k))), Machines()
+        driver = Driver(SWEEPS[name](), store, machines).run(k)
+        driver.search.halt("Enough.")
+        driver.run()
+        assert not driver.search.graph.counts[State.RUNNING]
+        after = Driver(SWEEPS[name](), store, machines).run().outcome()
+        compared = ("configs", "stopped", "states") if name == "asha" else ("configs",)
+        assert {c: after[c] for c in compared} == {c: expected[c] for c in compared}, f"ended after {k} events"
+        assert set(machines.committed.values()) == {1}
+
+
 def test_the_undisturbed_runs_decide_something(undisturbed) -> None:
     """Else the comparisons above would say nothing."""
     outcomes = {name: outcome for name, (outcome, _, _) in undisturbed.items()}
