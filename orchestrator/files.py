@@ -50,6 +50,9 @@ LONGEST_PAUSE = 10.0
 CHUNK = 16 << 20
 """Bytes of a file that are fetched at a time."""
 
+BUFFER = 1 << 18
+"""Bytes of a file that are hashed at a time."""
+
 RECENTLY = 60.0
 """Seconds after trouble in which "there is no such file" is not believed without a second look."""
 
@@ -660,10 +663,11 @@ def is_abandoned(name: str) -> bool | None:
 def hash_file(path: Path) -> tuple[int, str]:
     """Size and SHA-256 of a file."""
     digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
+    buffer = memoryview(bytearray(BUFFER))
+    with open(path, "rb", buffering=0) as file:
+        while n := file.readinto(buffer):
+            digest.update(buffer[:n])
+            size += n
     return size, digest.hexdigest()
 
 
