@@ -195,9 +195,10 @@ def this_process() -> dict[str, Any]:
 
 
 def _begun(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks, where Linux tells; None if there is no such process."""
+    """When a process began, in the kernel's ticks, where Linux tells; None if it is there no more."""
     with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]  # Z: it has ended, and nobody has taken notice
     return None
 
 

@@ -136,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
             keep_weights=options.keep_weights != "none",
             source={"file": os.path.abspath(sweep.file), "command": command_line()},
         )
+    store.clean_up()
     outcome = outcome_of(
         done.graph,
         done.errors,
