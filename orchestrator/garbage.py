@@ -115,12 +115,16 @@ def find_garbage(store: Store, catalogue: Mapping[str, str], needed: set[str], o
     kept = needed | alive
     now = time.time()
     damaged: list[DamagedArtifact] = []
-    for m in store.manifests([(name, key) for key, name in catalogue.items() if key not in kept], damaged):
+    unneeded = [(name, key) for key, name in catalogue.items() if key not in kept]
+    dropped = {(name, key) for name in {n for n, _ in unneeded} for key in store.dropped(name)}
+    for m in store.manifests(unneeded, damaged):
         if now - (m.get("started", 0.0) + m.get("seconds", 0.0)) < older_than:
             found.young += 1
             continue
         order = KINDS.index(m["kind"]) if m.get("kind") in KINDS else 0
-        found.items.append(Item(m["task"], m["key"], sum(f["size"] for f in m["files"].values()), -order))
+        gone = store.dropped_files(m["task"], m["key"]) if (m["task"], m["key"]) in dropped else set()
+        size = sum(about["size"] for name, about in m["files"].items() if name not in gone)
+        found.items.append(Item(m["task"], m["key"], size, -order))
     found.damaged = len(damaged)
     for listed in store.listing(SNAPSHOTS):
         key = listed.path.split("/")[1]

@@ -47,7 +47,7 @@ class Lineage:
     @property
     def seeds(self) -> dict[str, int]:
         """The seeds that the task worked under: its own, else those of its inputs, as `inherited_seeds` names them."""
-        own = dict((self.manifest or {}).get("seeds") or {})
+        own = part(self.manifest, "seeds")
         if own:
             return own
         if len(self.inputs) == 1:
@@ -64,6 +64,12 @@ class Lineage:
                 seen.add(one.key)
                 yield one
                 todo += one.inputs
+
+
+def part(manifest: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """A field of a manifest that holds several values; empty if it is not there, or something else."""
+    value = (manifest or {}).get(name)
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def lineage(store: Store, task: str, key: str, catalogue: Mapping[str, str]) -> Lineage:
@@ -84,7 +90,8 @@ def lineage(store: Store, task: str, key: str, catalogue: Mapping[str, str]) -> 
                 except StoreError:
                     if key == start:
                         raise
-            inputs = tuple(trace(catalogue.get(i), i) for i in (manifest or {}).get("inputs", ()))
+            named = [str(i) for i in (manifest or {}).get("inputs", ())]
+            inputs = tuple(trace(catalogue.get(i), i) for i in named)
             known[key] = Lineage(key, name or "?", manifest, inputs)
         return known[key]
 
@@ -142,10 +149,10 @@ class Rebuilder:
             )
         try:
             return cls(**fields)
-        except TypeError as error:
+        except Exception as error:  # whatever a class says to values that it did not have when it was stored
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise UserError(
-                f"{origin.label} cannot be built again: {str(error).rstrip('.')}; go back to the code that made it"
-                f"{_commit(origin)}."
+                f"{origin.label} cannot be built again: {words}; go back to the code that made it{_commit(origin)}."
             ) from None
 
     def _class(self, path: str, origin: Lineage) -> type[Spec]:
@@ -223,8 +230,7 @@ class Rebuilder:
     def _source(self, origin: Lineage) -> Path | None:
         if self._file is not None:
             return Path(self._file)
-        source = (origin.manifest or {}).get("source")
-        file = source.get("file") if isinstance(source, Mapping) else None
+        file = part(origin.manifest, "source").get("file")
         return Path(file) if isinstance(file, str) and file else None
 
     def _refuse_if_stored(self, path: Path, origin: Lineage) -> None:
@@ -236,6 +242,5 @@ class Rebuilder:
 
 def _commit(origin: Lineage) -> str:
     """Where the code is that made an artifact, to stand in a sentence."""
-    git = (origin.manifest or {}).get("git")
-    commit = git.get("commit") if isinstance(git, Mapping) else None
+    commit = part(origin.manifest, "git").get("commit")
     return f" (git commit {str(commit)[:12]})" if commit else ""

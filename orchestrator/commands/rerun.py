@@ -29,7 +29,7 @@ from typing import Any
 
 from ..__main__ import EXIT_FAILED
 from ..errors import StoreError, UserError
-from ..provenance import Lineage, Rebuilder, lineage
+from ..provenance import Lineage, Rebuilder, lineage, part
 from ..store import Store
 from .common import catalogue, counted, find_artifact, open_store, same_store
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     known = catalogue(store)
     origin = lineage(store, *find_artifact(store, options.key, known), known)
     assert origin.manifest is not None
-    _check_inputs(origin, same_store(options))
+    _check_inputs(store, origin, same_store(options))
     kept = _new_folder(options.to) if options.to else None
     folder = kept or Path(tempfile.mkdtemp(prefix="orchestrator-rerun-"))
     print(f"{origin.label}\n{origin.task} {origin.key}", flush=True)
@@ -60,8 +60,13 @@ def run(options: argparse.Namespace) -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_inputs(origin: Lineage, same: str) -> None:
+def _check_inputs(store: Store, origin: Lineage, same: str) -> None:
     for needed in origin.ancestors():
+        if needed.manifest is not None and (dropped := store.dropped_files(needed.task, needed.key)):
+            raise StoreError(
+                f"{origin.label} cannot be computed again, since {', '.join(sorted(dropped))} of {needed.label} "
+                f"({needed.key[:12]}) was deleted to save space: run its sweep again with --keep-weights last."
+            )
         if needed.manifest is None:
             raise StoreError(
                 f"{origin.label} cannot be computed again, since the store no longer holds the artifact {needed.key} "
@@ -83,7 +88,8 @@ def _new_folder(name: str) -> Path:
 @contextlib.contextmanager
 def _as_in_a_worker(manifest: Mapping[str, Any]) -> Iterator[None]:
     """The surroundings that the task had: as many threads, which libraries read when they are imported."""
-    threads = manifest.get("threads") or max(int((manifest.get("slot") or {}).get("cpu", 1)), 1)
+    threads = manifest.get("threads", part(manifest, "slot").get("cpu"))
+    threads = max(int(threads), 1) if isinstance(threads, (int, float)) else 1
     before, here = os.environ.get("OMP_NUM_THREADS"), os.getcwd()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
@@ -109,14 +115,13 @@ def _compute(origin: Lineage, store: Store, folder: Path, file: str | None) -> d
     rebuilder = Rebuilder(store, file)
 
     def needed(one: Lineage) -> Input:
-        seeds = (one.manifest or {}).get("seeds") or {}
-        return Input(one.key, rebuilder.task(one), seeds, tuple(needed(i) for i in one.inputs))
+        return Input(one.key, rebuilder.task(one), part(one.manifest, "seeds"), tuple(needed(i) for i in one.inputs))
 
     task = rebuilder.task(origin)
     wanted = [needed(i) for i in origin.inputs]
     fingerprints = Fingerprints()
     code = fingerprints.of(task)
-    device = "cuda" if (manifest.get("slot") or {}).get("gpu") else "cpu"
+    device = "cuda" if part(manifest, "slot").get("gpu") else "cpu"
     if fingerprints.imports("torch"):
         import torch  # before `forget`, which sets what it finds
 
@@ -125,10 +130,10 @@ def _compute(origin: Lineage, store: Store, folder: Path, file: str | None) -> d
                 f"{origin.label} was computed on a GPU ({manifest.get('device')}), and here is none: go to such a "
                 "machine to compare bytes."
             )
-    seeds = dict(manifest.get("seeds") or {})
+    seeds = part(manifest, "seeds")
     forget(task, seeds, origin.key)
     for line in [
-        *_changes_of_code(manifest.get("code") or {}, code),
+        *_changes_of_code(part(manifest, "code"), code),
         *_changes_of_place(manifest, {**machine(), "threads": threads()}, device),
     ]:
         print(f"note: {line}", flush=True)
@@ -182,7 +187,7 @@ def _changes_of_place(manifest: Mapping[str, Any], here: Mapping[str, Any], devi
             found.append(f"{name}: it was {manifest[name]}, here it is {here[name]}")
     if manifest.get("device") not in (None, device_name(device)):
         found.append(f"device: it was {manifest['device']}, here it is {device_name(device)}")
-    before, now = manifest.get("versions") or {}, here["versions"]
+    before, now = part(manifest, "versions"), here["versions"]
     for name in sorted(set(before) | set(now)):
         if before.get(name) != now.get(name):
             found.append(f"{name}: it was {before.get(name, 'absent')}, here it is {now.get(name, 'absent')}")
@@ -192,7 +197,7 @@ def _changes_of_place(manifest: Mapping[str, Any], here: Mapping[str, Any], devi
 def _compare(manifest: Mapping[str, Any], results: Mapping[str, Any], folder: Path, store: Store) -> int:
     """Print result by result and file by file what agrees; the exit code."""
     rows: list[tuple[str, str]] = []
-    before = manifest.get("results") or {}
+    before = part(manifest, "results")
     for name in [*before, *(n for n in results if n not in before)]:
         if name not in before or name not in results:
             rows.append((name, "new" if name in results else f"missing; it was {before[name]!r}"))

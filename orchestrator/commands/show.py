@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..events import read_events
-from ..provenance import Lineage, lineage
+from ..provenance import Lineage, lineage, part
 from ..store import MANIFEST
 from .common import catalogue, find_artifact, open_store, same_store, size_in_words, time_in_words
 
@@ -37,17 +37,18 @@ def run(options: argparse.Namespace) -> int:
     events = list(read_events(store, str(manifest["run"]))) if manifest.get("run") else []
     _section("made", _made(manifest, events))
     _rows("attempts", [_told(e) for e in events if e.get("key") == key])
-    _section("parameters", _flat(manifest.get("fields") or {}))
-    own = manifest.get("seeds") or {}
-    _section("seeds of the streams of randomness" if own else "seeds, those of its inputs", origin.seeds)
-    _section("results", manifest.get("results") or {})
+    _section("parameters", _flat(part(manifest, "fields")))
+    _section(
+        "seeds of the streams of randomness" if part(manifest, "seeds") else "seeds, those of its inputs", origin.seeds
+    )
+    _section("results", part(manifest, "results"))
     if origin.inputs:
         print("\nmade from")
         for line in _tree(origin, "  ", set()):
             print(line)
-    _section("code", {**_git(manifest), **(manifest.get("code") or {})})
+    _section("code", {**_git(manifest), **part(manifest, "code")})
     _section("machine", _machine(manifest))
-    _section("versions", manifest.get("versions") or {})
+    _section("versions", part(manifest, "versions"))
     gone = dict.fromkeys(store.dropped_files(name, key), "  deleted to save space")
     _section("files", {n: _file(f) + gone.get(n, "") for n, f in manifest["files"].items()})
     print(f"\nto compute it again, alone, and compare\n  python -m orchestrator rerun {key[:12]}{same_store(options)}")
@@ -56,8 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _made(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """When, by what, at what cost."""
-    source = manifest.get("source")
-    source = source if isinstance(source, Mapping) else {}
+    source = part(manifest, "source")
     command = source.get("command") or next((e.get("command") for e in events if e["event"] == "run_started"), None)
     rows = {
         "status": manifest.get("status"),
@@ -65,7 +65,9 @@ def _made(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> d
         "seconds": _rounded(manifest.get("seconds")),
         "attempt": manifest.get("attempt"),
         "peak memory": _size(manifest.get("peak_memory_bytes")),
-        "slot": ", ".join(f"{k} {v:g}" for k, v in (manifest.get("slot") or {}).items()),
+        "slot": ", ".join(
+            f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in part(manifest, "slot").items()
+        ),
         "run": manifest.get("run"),
         "sweep file": source.get("file"),
         "command": shlex.join(map(str, command)) if isinstance(command, list) else command,
@@ -93,7 +95,7 @@ def _tree(origin: Lineage, indent: str, seen: set[str]) -> Iterator[str]:
         if again:
             continue
         if needed.manifest.get("kind") == "data":
-            fields = _flat(needed.manifest.get("fields") or {})
+            fields = _flat(part(needed.manifest, "fields"))
             if fields:
                 yield f"{indent}  " + ", ".join(f"{k}={v}" for k, v in fields.items())
             files = needed.manifest["files"]
@@ -104,7 +106,7 @@ def _tree(origin: Lineage, indent: str, seen: set[str]) -> Iterator[str]:
 
 
 def _git(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    git = manifest.get("git") or {}
+    git = part(manifest, "git")
     if not git.get("commit"):
         return {}
     return {"git commit": f"{git['commit']}{', with changes that were not committed' if git.get('dirty') else ''}"}

@@ -66,12 +66,14 @@ def print_status(store: Store, path: str) -> None:
     print(f"  started {time_in_words(started['time'])}{slots}")
     told = [f"{counts['committed']}{_todo(started)} committed"]
     told += [f"{started['stored']} were stored"] if started.get("stored") else []
+    told += [f"{counts['found']} made by other runs"] if counts["found"] else []
     told += [f"{counts['failed']} failed"]
     told += [f"{counts['stopped']} stopped early by the scheduler"] if counts["stopped"] else []
-    told += [f"{counts['lost']} times a worker was lost"] if counts["lost"] else []
+    told += [f"{counts['damaged']} found damaged, to be made again"] if counts["damaged"] else []
+    told += [f"{counts['enlarged']} given a larger slot"] if counts["enlarged"] else []
     print(f"  {', '.join(told)}")
     if going_on:
-        _print_at_work(events, record)
+        _print_at_work(events)
     lost = {_key(e): e for e in events if e["event"] == "lost"}  # the last time counts
     often = Counter(_key(e) for e in events if e["event"] == "lost")
     for key, number in often.most_common(SHOWN):
@@ -122,17 +124,16 @@ def _ago(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def _print_at_work(events: list[dict[str, Any]], record: Mapping[str, Any] | None) -> None:
-    handed: dict[str, float] = {}
-    for event in events:
-        if event["event"] == "submitted":
-            handed[_key(event)] = event["time"]
-        elif "key" in event:
-            handed.pop(_key(event), None)
-    for key, since in list(handed.items())[:SHOWN]:
-        print(f"  at work for {_ago(time.time() - since)}: {_label(events, key)}")
+def _print_at_work(events: list[dict[str, Any]]) -> None:
+    latest = {_key(e): e for e in events if e["event"] != "proposed" and "key" in e}
+    handed = [e for e in latest.values() if e["event"] == "submitted"]
+    for event in handed[:SHOWN]:
+        print(f"  handed out {_ago(time.time() - event['time'])} ago: {_label(events, _key(event))}")
     if len(handed) > SHOWN:
-        print(f"  … and {len(handed) - SHOWN} more handed to workers")
+        print(f"  … and {len(handed) - SHOWN} more")
+    theirs = sum(e["event"] == "elsewhere" for e in latest.values())
+    if theirs:
+        print(f"  {counted(theirs, 'task')} left to other runs on this store, which are at work on them")
 
 
 def _print_failures(events: list[dict[str, Any]]) -> None:

@@ -109,7 +109,7 @@ def _look_at(store: Store, name: str, key: str, known: dict[str, str]) -> Findin
         manifest = store.manifest(name, key)
     except StoreError:
         return Finding(name, key, name, tuple(damage), ())
-    missing = tuple(i for i in manifest.get("inputs", ()) if i not in known)
+    missing = tuple(i for i in map(str, manifest.get("inputs", ())) if i not in known)
     return Finding(name, key, str(manifest.get("label", name)), tuple(damage), missing)
 
 

@@ -18,7 +18,9 @@ import pytest
 import s3
 
 from orchestrator.__main__ import main
+from orchestrator.commands.common import catalogue
 from orchestrator.decisions import Decisions
+from orchestrator.garbage import find_garbage
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
 from orchestrator.sweep_file import load_sweep
@@ -274,6 +276,24 @@ def test_rerun_without_an_input_is_one_sentence(home: Path, capsys) -> None:
     assert code == 2 and data in err and "no longer holds" in err and len(err.splitlines()) == 1
 
 
+def test_rerun_on_weights_that_were_deleted_to_save_space(home: Path, capsys) -> None:
+    key = key_of("Fit", "seed 0")
+    folder = Path("artifacts/artifacts/Fit", key)
+    (folder / "dropped.json").write_text('{"files": ["w.txt"]}')
+    (folder / "w.txt").unlink()
+    label = json.loads((folder / "manifest.json").read_text())["label"]
+    code, _, err = orchestrate(capsys, "rerun", key_of("Clock", label.removeprefix("Fit")))
+    assert code == 2 and "w.txt of Fit" in err and "deleted to save space" in err and len(err.splitlines()) == 1
+    assert orchestrate(capsys, "rerun", key)[1][-1].startswith("identical: ")
+    assert orchestrate(capsys, "verify")[0] == 0
+    _, lines, _ = orchestrate(capsys, "show", key)
+    assert [line for line in lines if line.strip().startswith("w.txt") and line.endswith("deleted to save space")]
+    found = find_garbage(Store("artifacts"), catalogue(Store("artifacts")), set(), 0.0)
+    left = [path.stat().st_size for path in Path("artifacts/artifacts/Fit").glob("*/w.txt")]
+    assert len(left) == 3
+    assert sorted(item.size for item in found.items if item.kind == "Fit") == sorted([0, *left])
+
+
 def test_rerun_of_a_moved_sweep_file(home: Path, capsys) -> None:
     Path("new").mkdir()
     for name in ("study.py", "beside.py"):
@@ -381,6 +401,32 @@ def test_show_says_which_input_is_gone(home: Path, capsys) -> None:
     Store("artifacts").delete_artifact("Points", data)
     code, lines, _ = orchestrate(capsys, "show", key_of("Fit"))
     assert code == 0 and f"  {data[:12]}  not in the store" in lines
+
+
+STRANGE: list[Any] = [
+    None,
+    3,
+    "text",
+    [],
+    ["x", 5, {}],
+    {},
+    {"x": {"class": "os:system"}},
+    {"class": 5},
+    {"cpu": "many"},
+]
+
+
+@pytest.mark.parametrize("verb", ["show", "rerun", "verify", "ls"])
+def test_no_manifest_makes_a_verb_stumble(home: Path, capsys, verb: str) -> None:
+    """Each field in turn holds something else: a sentence or an answer, never a traceback."""
+    key = key_of("Both")
+    whole = json.loads(manifest_path("Both", key).read_text())
+    for name in whole:
+        for value in STRANGE:
+            manifest_path("Both", key).write_text(json.dumps({**whole, name: value}))
+            code, lines, err = orchestrate(capsys, verb, *(["Both"] if verb == "ls" else [key]))
+            assert code in (0, 1, 2) and "Traceback" not in err, (name, value)
+            assert len(err.splitlines()) == (code == 2) and (lines or err), (name, value, lines, err)
 
 
 # verify
