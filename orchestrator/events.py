@@ -5,11 +5,16 @@ Every event has a `time` (Unix seconds) and an `event`:
 - `run_started`: command, tasks, stored, slots
 - `submitted`: key, label, bundle
 - `committed`: key, label, seconds, worker, status ("done" or "diverged")
-- `failed`: key, label, error
-- `lost`: key, label, again (whether it will run again)
-- `stopped`: key, label, iteration
+- `failed`: key, label, error, blocked (how many tasks needed it)
+- `lost` (with its worker): key, label, again (whether it will run again), why, blamed (whether it counts against it)
+- `enlarged` (out of memory): key, label, slot (the larger one), why
+- `damaged` (its artifact is): key, label, why, again
+- `elsewhere`: key, label: another run is at work on it; `found`: key, label: another run has committed it
+- `stopped` (by a scheduler): key, label, iteration
 - `proposed`: setting, config (an adaptive search)
-- `run_finished`: summary, or `run_interrupted`
+- `store_away`: why; `store_back`
+- `halted`: why: nothing more begins
+- `run_finished`, `run_interrupted` or `run_halted`: seconds, startup, why
 """
 
 from __future__ import annotations
