@@ -44,6 +44,9 @@ def death(error: BaseException | None, node: str | None, alive: Container[str]) 
         return Death("node", "its machine does not answer")
     if isinstance(error, NodeDiedError) or _NODE.search(text) or (node is not None and node not in alive):
         return Death("node", "its machine is gone")
+    if getattr(error, "actor_init_failed", False) or "raised in its creation task" in text:
+        last = ([line.strip() for line in text.splitlines() if line.strip()] or [""])[-1]
+        return Death("process", f"its worker could not start: {last}")
     return Death("process", _reason(text))
 
 

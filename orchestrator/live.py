@@ -36,6 +36,9 @@ BEAT = 5.0
 SILENCE = 30.0
 """Seconds without one after which a driver is taken for dead."""
 
+HURRY = 1.0
+"""Seconds within which the claims of a run that is alone on the store are written together."""
+
 STALE = 600.0
 """Seconds by the wall clock after which a record is not even watched."""
 
@@ -58,6 +61,7 @@ class Live:
         self._seen: dict[str, tuple[Any, float]] = {}  # by file: the beat last seen, and when
         self._others: dict[str, dict[str, float]] = {}
         self._read = float("-inf")
+        self._claimed = float("-inf")
         self._answers = True
         self._on_store = on_store
         self._end = threading.Event()
@@ -88,6 +92,9 @@ class Live:
         wanted = list(keys)
         now = time.time()
         self._claims |= {k: self._claims.get(k, now) for k in wanted}
+        if not self.others() and time.monotonic() - self._claimed < HURRY:
+            return set()  # the next claim, or sign of life, tells of these too
+        self._claimed = time.monotonic()
         self._beat()
         earlier = {k for k in wanted if self._claimed_before(k, self.others(fresh=True))}
         self.release(earlier)

@@ -39,6 +39,7 @@ class Said(ActorDiedError):
         (ActorUnavailableError("The actor is temporarily unavailable: RpcError: Socket closed", None), "n", "node"),
         (OutOfMemoryError("Task was killed due to the node running low on memory."), "n", "memory"),
         (None, None, "process"),
+        (Said("The actor died because of an error raised in its creation task, …\nNo module named 'x'"), "n", "process"),
         (None, "gone", "node"),
     ],
 )
@@ -49,5 +50,8 @@ def test_kind(error: BaseException | None, node: str | None, kind: str) -> None:
 def test_the_words_tell_what_ray_knows_and_no_more() -> None:
     """Ray lists what might have happened; of that nothing is said as if it had."""
     assert death(Said(KILLED), "n", {"n"}).words == "its process was killed or crashed"
+    said = Said("Worker exits with an exit code 3. The worker may have ended by itself.")
+    said = Said("The actor died because of an error raised in its creation task, …\n\nNo module named 'x'\n")
+    assert death(said, "n", {"n"}).words == "its worker could not start: No module named 'x'"
     said = Said("Worker exits with an exit code 3. The worker may have ended by itself.")
     assert "exit code 3" in death(said, "n", {"n"}).words

@@ -117,3 +117,14 @@ def test_a_store_that_takes_no_sign_is_told_once(store: Store) -> None:
         os.chmod(Path(store.address) / FOLDER, 0o700)
         mine._beat()
     assert told == [False, True]
+
+
+def test_a_run_alone_writes_many_claims_together(store: Store, monkeypatch) -> None:
+    with Live(store, "runs/a/1") as mine:
+        mine.claim(["x"])
+        beats = mine._beats
+        for key in "abcdefgh":
+            assert mine.claim([key]) == set()
+        assert mine._beats <= beats + 1
+        mine._beat()
+        assert set(record_of(store, "runs/a/1")["running"]) == set("xabcdefgh")  # type: ignore[call-overload]
