@@ -45,10 +45,10 @@ class Bucket:
 
     Attributes:
         prefix: bucket and folder, as pyarrow wants its paths to begin.
-        has_folders: folders have to be made before files.
+        folders: "implied" by the files in them, "made" before files, or "none" that pyarrow would see.
     """
 
-    has_folders = False
+    folders = "implied"
     options: tuple[str, ...] = ()
     needs = ""
     """Import name of the package that creates files conditionally."""
@@ -238,6 +238,7 @@ class S3Bucket(Bucket):
 class GoogleBucket(Bucket):
     """Google Cloud Storage, or a server that speaks its protocol."""
 
+    folders = "none"
     options = ("scheme", "endpoint_override", "retry_limit_seconds", "project_id")
     needs = "google.cloud.storage"
     extra = "gcs"
@@ -325,7 +326,7 @@ class OtherBucket(Bucket):
     Of two writers that commit the same key in the same moment the last one's manifest stands; both are whole.
     """
 
-    has_folders = True
+    folders = "made"
 
     def __init__(self, uri: str, parts: SplitResult) -> None:
         from pyarrow.fs import FileSystem

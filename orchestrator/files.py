@@ -26,6 +26,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -449,7 +450,8 @@ class RemoteFiles(Files):
 
     def _chunk(self, relative: str, offset: int) -> bytes:
         with self._system.open_input_file(self._full(relative)) as file:
-            return bytes(file.read_at(min(CHUNK, max(0, file.size() - offset)), offset))
+            n = min(CHUNK, file.size() - offset)
+            return bytes(file.read_at(n, offset)) if n > 0 else b""  # there is no range of nothing
 
     def move(self, source: str, target: str) -> None:
         """Move a file; harmless if it is not there."""
@@ -464,7 +466,7 @@ class RemoteFiles(Files):
             return bytes(stream.read())
 
     def _make_parent(self, relative: str) -> None:
-        if self.bucket.has_folders:
+        if self.bucket.folders == "made":
             self._system.create_dir(self._full(relative).rpartition("/")[0], recursive=True)
 
     def _write(self, relative: str, data: bytes, durable: bool) -> None:
@@ -489,6 +491,9 @@ class RemoteFiles(Files):
     def _names(self, relative: str) -> list[str]:
         from pyarrow.fs import FileSelector
 
+        if self.bucket.folders == "none":
+            depth = relative.count("/") + 1 if relative else 0
+            return list({listed.path.split("/")[depth] for listed in self._listing(relative)})
         infos = self._system.get_file_info(FileSelector(self._full(relative), allow_not_found=True))
         return [info.base_name for info in self._trusted(infos)]
 
@@ -518,6 +523,12 @@ class RemoteFiles(Files):
         self._system.delete_file(self._full(relative))
 
     def _delete_folder(self, relative: str) -> None:
+        if self.bucket.folders == "none":
+            found = self._listing(relative)
+            with ThreadPoolExecutor(16) as pool:
+                for _ in pool.map(self.delete, (listed.path for listed in found)):
+                    pass
+            return
         self._system.delete_dir(self._full(relative))
 
     def _is_there(self) -> bool:
@@ -537,16 +548,20 @@ _AWAY = {
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
-_CODE = re.compile(r"AWS Error ([A-Z_]+)(?: \(HTTP status (\d+)\))?")
+_CODE = re.compile(r"(?:AWS Error |google::cloud::Status\()([A-Z_]+)(?: \(HTTP status (\d+)\))?")
+_CURL = re.compile(r"(?:curlCode: \d+, |CURL error \[\d+\]=)(.*?)(?=;| error_info|$)")
+_REFUSED = re.compile(r"connection: \[Errno \d+\] ([\w ]+)")
 _ERRNO = re.compile(r"\[errno (\d+)\]", re.I)
 _STATUS = re.compile(r"HTTP status:? (\d{3})|\b(?:status(?: code)?|Error code)[:= ]+(\d{3})", re.I)
 _AWAY_CODES = {
     "NETWORK_CONNECTION", "INTERNAL_FAILURE", "SERVICE_UNAVAILABLE", "SLOW_DOWN", "THROTTLING", "REQUEST_TIMEOUT",
+    "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED",  # of Google
 }  # fmt: skip
 _ACCESS_CODES = {
     "ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID",
     "MISSING_AUTHENTICATION_TOKEN", "UNRECOGNIZED_CLIENT", "CLIENT_SIGNING_FAILURE", "INVALID_SIGNATURE",
     "INCOMPLETE_SIGNATURE", "REQUEST_EXPIRED", "NOT_INITIALIZED",
+    "PERMISSION_DENIED", "UNAUTHENTICATED",  # of Google
 }  # fmt: skip
 _AWAY_WORDS = re.compile(
     r"slow ?down|too many requests|rate ?exceeded|timed? ?out|deadline|unavailable|connection (?:was )?(?:reset|refused"
@@ -622,7 +637,7 @@ def words_of(error: BaseException) -> str:
         if response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
             return str(about.get("Code"))  # what follows may quote the key
         return f"{about.get('Code')}: {about.get('Message', '')}".split("\n")[0].rstrip(". :")
-    if match := re.search(r"(?<=curlCode: )\d+, ([^;]*)", text):
+    if match := _CURL.search(text) or _REFUSED.search(text):
         return match[1].strip()
     if (match := _CODE.search(text)) and match[1] in _ACCESS_CODES:
         return match[1]  # what follows may quote the key
