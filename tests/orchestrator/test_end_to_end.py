@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from cli import TOY, artifacts, counts, orchestrate
 
-from orchestrator.__main__ import main
 from orchestrator.store import Store
+
+pytestmark = pytest.mark.usefixtures("ray_here")
 
 SWEEP = '''\
 """Is a larger step better?"""
@@ -73,86 +72,6 @@ class Size(Probe):
         return {"parameters": sum(p.numel() for p in load_trained(ctx, trained).model.parameters())}
 """
 
-TOY = '''\
-"""Toy tasks that need no torch."""
-
-import os
-import time
-from dataclasses import dataclass
-
-from orchestrator import Sweep, same_setting
-from tasks.task import GroupProbe, PairProbe, Probe, Task
-
-
-@dataclass(frozen=True)
-class Fit(Task):
-    lr: float = 0.1
-    streams = ("init",)
-
-    def run(self, ctx):
-        if self.lr > 1:
-            return {"val_accuracy": float("nan"), "diverged": True}
-        (ctx.dir / "w.txt").write_text(str(ctx.rng("init").random()))
-        return {"val_accuracy": self.lr, "diverged": False}
-
-
-@dataclass(frozen=True)
-class Look(Probe):
-    trouble: str = ""
-    seconds: float = 0.0
-
-    def run(self, ctx, trained):
-        time.sleep(self.seconds)
-        first = trained.seeds["init"] == 0
-        if first and self.trouble == "raise":
-            raise RuntimeError("no such thing")
-        if first and self.trouble == "die":
-            os._exit(3)
-        return {"draw": float((trained.dir / "w.txt").read_text())}
-
-
-@dataclass(frozen=True)
-class After(Probe):
-    look: Look = Look()
-
-    def run(self, ctx, look, trained):
-        return {"twice": 2 * look.results["draw"]}
-
-
-@dataclass(frozen=True)
-class Both(PairProbe):
-    def run(self, ctx, a, b):
-        return {"sum": float((a.dir / "w.txt").read_text()) + float((b.dir / "w.txt").read_text())}
-
-
-@dataclass(frozen=True)
-class All(GroupProbe):
-    def run(self, ctx, *trained):
-        return {"members": len(trained)}
-
-
-sweep = Sweep(
-    train=Fit(lr={"grid_search": [0.1, 0.2]}),
-    seeds=range(3),
-    probes=[Look(), After()],
-    pairs=[Both()],
-    groups=[All()],
-    pair_when=same_setting,
-)
-'''
-
-LAST = re.compile(r"^(\d+) tasks: (\d+) ran, (\d+) stored, (\d+) failed, (\d+) skipped$")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_once():
-    """One Ray for the tests of this module; the command line leaves a running Ray as it finds it."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -164,24 +83,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
     sys.modules.pop("my_probes", None)
-
-
-def orchestrate(capsys, *argv: str) -> tuple[int, list[str], str]:
-    """Exit code, lines of standard output, standard error."""
-    sys.modules.pop("my_probes", None)  # every command is a process of its own, as far as this matters
-    code = main(list(argv))
-    out, err = capsys.readouterr()
-    return code, out.splitlines(), err
-
-
-def counts(lines: list[str]) -> dict[str, int]:
-    found = LAST.match(lines[-1])
-    assert found, lines[-5:]
-    return dict(zip(("tasks", "ran", "stored", "failed", "skipped"), map(int, found.groups()), strict=True))
-
-
-def artifacts() -> Counter[str]:
-    return Counter(path.parent.name for path in Path("artifacts/artifacts").glob("*/*"))
 
 
 def planned(capsys, *argv: str) -> dict[str, int]:
@@ -326,13 +227,6 @@ def test_what_a_failure_does(folder, capsys):
     assert any("no such thing" in line for line in lines)
 
 
-def test_a_task_that_kills_its_worker_takes_no_neighbour_along(folder, capsys):
-    code, lines, _ = orchestrate(capsys, "sweep", "toy.py", "--set", "probes.Look.trouble=die")
-    assert code == 1
-    assert counts(lines) == {"tasks": 32, "ran": 30, "stored": 0, "failed": 2, "skipped": 0}
-    assert sum("worker died each time" in line for line in lines) >= 2
-
-
 ODD = '''\
 from __future__ import annotations
 
@@ -462,30 +356,6 @@ def test_divergence_is_a_result(folder, capsys):
     assert Counter(r["status"] for r in rows) == {"done": 3, "diverged": 3}
     code, lines, _ = orchestrate(capsys, *argv)
     assert counts(lines) == {**first, "ran": 0, "stored": first["ran"]}
-
-
-def test_interrupt_keeps_what_is_done_and_goes_on(folder):
-    """Ctrl-C: exit 130, one sentence, no traceback; the same command then does the rest only."""
-    argv = [sys.executable, "-m", "orchestrator", "sweep", "toy.py", "--set", "probes.Look.seconds=0.7"]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    looks = Path("artifacts/artifacts/Look")
-    deadline = time.monotonic() + 120
-    while not (looks.exists() and list(looks.iterdir())):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "run the same command again" in out
-    assert "Traceback" not in out + err
-    committed = sum(artifacts().values())
-    assert 0 < committed < 32
-    again = subprocess.run(argv, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    done = counts(again.stdout.splitlines())
-    assert done["stored"] >= committed  # a task may have been committed while the first run was ending
-    assert done["stored"] + done["ran"] == done["tasks"] == 32
 
 
 OPTUNA = """\
