@@ -228,6 +228,8 @@ def execute_plan(
             shutil.rmtree(scratch, ignore_errors=True)
         interrupted = interrupted or search.halted == INTERRUPTED
         halted = None if interrupted else search.halted
+        if halted:
+            store.patience, store.on_wait = 0.0, None  # a store that is away has been waited for
         seconds = time.time() - started
         salvage(store)
         with contextlib.suppress(StoreError):  # the record is not worth more than the reason why the run ends
@@ -322,12 +324,29 @@ def ray_session(address: str | None) -> Iterator[StopSignals]:
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
                 remedy = "check the address and RAY_AUTH_MODE" if target != "local" else "see `orchestrator doctor`"
                 raise ClusterError(f"Ray at {target!r} cannot be used: {text}; {remedy}.") from error
-    with StopSignals() as signals:
+    with StopSignals() as signals, without_raylet_messages():
         try:
             yield signals
         finally:
             if mine:
                 ray.shutdown()
+
+
+@contextlib.contextmanager
+def without_raylet_messages() -> Iterator[None]:
+    """Keep Ray's accounts of dead workers and nodes off the screen, which `log_to_driver=False` does not."""
+    import ray
+
+    module: Any = ray._private.worker
+    name = "_worker_logs_enabled"  # private, so it may go away: then Ray is talkative
+    before = getattr(module, name, None)
+    if before is not None:
+        setattr(module, name, False)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(module, name, before)
 
 
 def check_reachable(address: str) -> None:
