@@ -7,8 +7,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from tasks.errors import UserError, nearest
+
+from .text import one_line
 
 VERBS = {
     "sweep": "plan a sweep, run what is not stored, report",
@@ -26,6 +29,33 @@ VERBS = {
 }
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one sentence, as everything else here does."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message.rstrip('.')}: see `{self.prog} --help`.")
+
+    def parse_all(self, args: Sequence[str]) -> argparse.Namespace:
+        """The options; what is not known is refused with the nearest that is."""
+        options, unknown = self.parse_known_args(args)
+        if unknown:
+            known = [text for action in self._actions for text in action.option_strings]
+            name = unknown[0].partition("=")[0]
+            what = "option" if name.startswith("-") else "argument"
+            hint = nearest(name, known) if what == "option" else ""
+            raise UserError(f"{self.prog} knows no {what} {name!r}{hint}: see `{self.prog} --help`.")
+        return options
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            name = "/".join(action.option_strings) or str(action.metavar or action.dest)
+            raise UserError(f"{name} must be one of {', '.join(choices)}, not {value!r}{nearest(str(value), choices)}.")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"There is no verb {verb!r}{hint}.", file=sys.stderr)
         return EXIT_MISTAKE
     command = importlib.import_module(f"orchestrator.commands.{verb}")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"orchestrator {verb}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,11 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where artifacts are: a folder, s3://…, gs://… (default: $ORCHESTRATOR_STORE, else ./artifacts)",
     )
     command.add_arguments(parser)
-    options = parser.parse_args(rest)
     try:
-        return int(command.run(options))
+        return int(command.run(parser.parse_all(rest)))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(one_line(str(error)), file=sys.stderr)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -21,6 +21,7 @@ import random
 import re
 import shutil
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -328,7 +329,8 @@ class LocalFiles(Files):
             sync(target.parent)
 
     def _read(self, relative: str) -> bytes:
-        return self.path(relative).read_bytes()
+        with open(self.path(relative), "rb", opener=_open_plain) as file:
+            return file.read()
 
     def _write(self, relative: str, data: bytes, durable: bool) -> None:
         target = self.path(relative)
@@ -367,7 +369,7 @@ class LocalFiles(Files):
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # gone meanwhile
-                    about = path.stat()
+                    about = path.lstat()
                     found.append(Listed(path.relative_to(self.root).as_posix(), about.st_size, about.st_mtime))
         return found
 
@@ -673,6 +675,31 @@ def is_abandoned(name: str) -> bool | None:
     except PermissionError:
         pass
     return False
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a path is not there or a file itself: no link, which may point anywhere, no pipe, which may never end."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+
+
+def _open_plain(path: str, flags: int) -> int:
+    """An opener for `open` that refuses everything but a file itself."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "it is a link, and links in a store are not followed", path) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        raise OSError(errno.EINVAL, "it is no plain file", path)
+    return descriptor
 
 
 def hash_file(path: Path) -> tuple[int, str]:

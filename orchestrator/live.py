@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StoreError
-from .store import Store
+from .store import Store, is_run
 
 FOLDER = "live"
 
@@ -178,9 +178,12 @@ def read_record(store: Store, name: str) -> dict[str, Any] | None:
     try:
         record = json.loads(data or b"")
         float(record["time"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return record if isinstance(record.get("running"), dict) else None
+    running = record.get("running")
+    sensible = is_run(record.get("run")) and isinstance(running, dict)
+    sensible = sensible and all(isinstance(since, (int, float)) for since in running.values())
+    return record if sensible else None
 
 
 def is_dead(record: dict[str, Any]) -> bool:

@@ -330,7 +330,7 @@ def past_seconds(plan: Plan, store: Store, sample: int = 60) -> dict[str, float]
     means = {}
     for name in {n.name for n in plan.nodes.values()}:
         keys = sorted(store.committed([name]))[:sample]
-        manifests = store.manifests((name, key) for key in keys)
+        manifests = store.manifests(((name, key) for key in keys), [])  # what is damaged tells nothing
         seconds = [m["seconds"] for m in manifests if "seconds" in m and str(m.get("run")).startswith(runs)]
         if seconds:
             means[name] = sum(seconds) / len(seconds)
@@ -342,7 +342,7 @@ def why(plan: Plan, store: Store) -> dict[str, str]:
     must = [n for n in plan.nodes.values() if n.key not in plan.stored]
     stored: dict[str, dict[str, _Alike]] = {}
     for name in sorted({n.name for n in must}):
-        for m in store.manifests((name, k) for k in sorted(store.committed([name]))):
+        for m in store.manifests(((name, k) for k in sorted(store.committed([name]))), []):
             parts = m.get("fields", {}), m.get("seeds", {}), m.get("code", {})
             alike = stored.setdefault(m.get("class", ""), {}).setdefault(json.dumps(parts), _Alike(*parts))
             alike.inputs.add(tuple(m.get("inputs", ())))

@@ -1,18 +1,24 @@
 """How an artifact came to be, read from manifests: its line of ancestors, and its task built again.
 
-A manifest is data that anybody who can write to the store may have made. Classes are therefore looked up
-among the Specs of importable modules and of the sweep file, and nothing that lies in the store is imported.
+A manifest is data that anybody who can write to the store may have made, and to import a module is to run
+it. So a manifest can only lead to code that is here for that purpose: `tasks`, installed packages that define
+the very class, and the sweep file with what lies beside it, if that file is below the working folder or was
+named by the user. Nothing is ever imported from the store, nor from Python's own library, and only Specs are
+called.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tasks.errors import UserError
@@ -118,8 +124,7 @@ class Rebuilder:
         Raises:
             UserError: a class cannot be found, or takes other fields now.
         """
-        manifest = origin.manifest or {}
-        built = self._build(manifest.get("spec"), origin)
+        built = self._build((origin.manifest or {}).get("spec"), origin)
         if not isinstance(built, Task):
             raise StoreError(
                 f"The manifest of {origin.label} ({origin.key[:12]}) does not say what the task is: see `orchestrator "
@@ -157,9 +162,9 @@ class Rebuilder:
 
     def _class(self, path: str, origin: Lineage) -> type[Spec]:
         module_name, _, qualified = path.partition(":")
-        found: Any = self._module(module_name, origin)
-        for part in qualified.split("."):
-            found = getattr(found, part, None)
+        found: Any = self._module(module_name, qualified, origin)
+        for name in qualified.split("."):
+            found = vars(found).get(name) if isinstance(found, (type, ModuleType)) else None  # a module may import
         if not (isinstance(found, type) and issubclass(found, Spec)):
             where = self._source(origin) if module_name.startswith(SWEEP_MODULE_PREFIX) else module_name
             raise UserError(
@@ -168,42 +173,41 @@ class Rebuilder:
             )
         return found
 
-    def _module(self, name: str, origin: Lineage) -> Any:
-        """The module, imported if need be: the sweep file, one beside it, or any other."""
+    def _module(self, name: str, qualified: str, origin: Lineage) -> Any:
+        """The module, imported if need be: the sweep file, one beside it, of `tasks`, or of an installed package."""
         if name.startswith(SWEEP_MODULE_PREFIX):
             self._load_sweep(name, origin)
             return sys.modules[name]
+        if name in sys.modules:
+            return sys.modules[name]
         source = self._source(origin)
-        if source is not None and source.is_file() and not name.startswith("tasks."):
+        if source is not None and source.is_file() and self._is_trusted(source):
             folder = str(source.resolve().parent)
             if folder not in sys.path:
                 sys.path.insert(0, folder)  # where modules beside the sweep file lie
-        parts = name.split(".")
-        for n in range(1, len(parts) + 1):  # parents are imported first, so they are asked about first
-            part = ".".join(parts[:n])
-            if part in sys.modules:
-                continue
-            try:
-                spec = importlib.util.find_spec(part)
-            except (ImportError, AttributeError, ValueError):
-                spec = None
-            if spec is None:
-                there = "" if source is None or source.is_file() else f", and the sweep file {source} is not there"
-                raise UserError(
-                    f"{origin.label} needs the module {name!r}, which cannot be imported{there}: name the sweep file "
-                    "beside which it lies with --file, or start where it can be imported."
-                )
-            if spec.origin:
-                self._refuse_if_stored(Path(spec.origin), origin)
-            try:
-                importlib.import_module(part)
-            except Exception as error:  # whatever a user's module may raise
-                words = (str(error).strip().splitlines() or [""])[0]
-                raise UserError(
-                    f"{origin.label} needs the module {name!r}, which cannot be imported: {type(error).__name__}: "
-                    f"{words.rstrip('.')}."
-                ) from None
-        return sys.modules[name]
+        found = _find(name)
+        if found is None:
+            there = "" if source is None or source.is_file() else f", and the sweep file {source} is not there"
+            raise UserError(
+                f"{origin.label} needs the module {name!r}, which cannot be imported{there}: name the sweep file "
+                "beside which it lies with --file, or start where it can be imported."
+            )
+        for module in found:
+            if module.origin:
+                self._refuse_if_stored(Path(module.origin), origin)
+        if not _defines(found[-1], qualified):
+            raise UserError(
+                f"{origin.label} needs the class {qualified}, which {name} does not define: go back to the code that "
+                f"made it{_commit(origin)}, or name the file with --file."
+            )
+        try:
+            return importlib.import_module(name)
+        except Exception as error:  # whatever a user's module may raise
+            words = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"{origin.label} needs the module {name!r}, which cannot be imported: {type(error).__name__}: "
+                f"{words.rstrip('.')}."
+            ) from None
 
     def _load_sweep(self, name: str, origin: Lineage) -> None:
         source = self._source(origin)
@@ -222,6 +226,11 @@ class Rebuilder:
         if name in self._loaded:
             return
         self._refuse_if_stored(source, origin)
+        if not self._is_trusted(source):
+            raise UserError(
+                f"{origin.label} was made with the sweep file {source}, which is not below the working folder: go "
+                "there, or name it with --file if you trust it, since it is run."
+            )
         from .sweep_file import load_sweep
 
         load_sweep(source)
@@ -233,11 +242,54 @@ class Rebuilder:
         file = part(origin.manifest, "source").get("file")
         return Path(file) if isinstance(file, str) and file else None
 
+    def _is_trusted(self, source: Path) -> bool:
+        """Whether the sweep file may be run: the manifest alone is no reason."""
+        return self._file is not None or source.resolve().is_relative_to(Path.cwd().resolve())
+
     def _refuse_if_stored(self, path: Path, origin: Lineage) -> None:
         if self._store.local is not None and path.resolve().is_relative_to(self._store.local.resolve()):
             raise UserError(
                 f"{origin.label} names code that lies in the store ({path}), which is never run: delete that artifact."
             )
+
+
+def _find(name: str) -> list[ModuleSpec] | None:
+    """Where a module and the packages around it lie, found without importing anything; None if it cannot be."""
+    parts = name.split(".")
+    if not all(part.isidentifier() for part in parts) or parts[0] in sys.stdlib_module_names:
+        return None
+    found: list[ModuleSpec] = []
+    for n in range(1, len(parts) + 1):
+        where = found[-1].submodule_search_locations if found else None
+        spec = PathFinder.find_spec(".".join(parts[:n]), None if not found else list(where or ()))
+        if spec is None and not found:
+            spec = _find_elsewhere(parts[0])
+        if spec is None:
+            return None
+        found.append(spec)
+    return found
+
+
+def _find_elsewhere(name: str) -> ModuleSpec | None:
+    """A top-level module that other finders know (of a project that is installed as editable)."""
+    try:
+        return importlib.util.find_spec(name)  # imports nothing: there is no package around it
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _defines(module: ModuleSpec, qualified: str) -> bool:
+    """Whether a module's source has a class of this name with a base, told without running it."""
+    try:
+        body = ast.parse(Path(str(module.origin)).read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return False
+    for name in qualified.split("."):
+        cls = next((s for s in body if isinstance(s, ast.ClassDef) and s.name == name), None)
+        if cls is None:
+            return False
+        body = cls.body
+    return bool(cls is not None and cls.bases)
 
 
 def _commit(origin: Lineage) -> str:

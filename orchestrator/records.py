@@ -213,6 +213,54 @@ def record_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     return dict(json.loads(json.dumps(record)))
 
 
+def checked(record: Any) -> dict[str, Any]:
+    """The record, if it can be one that `record_of` made; a store may hold anything.
+
+    Raises:
+        ValueError, TypeError, LookupError or AttributeError: it cannot.
+    """
+    _demand(record, "sweep", "question", "metric", "mode", of=str)
+    _demand(record, "settings", "replicates", "columns", "tasks", of=list)
+    for index, setting in enumerate(record["settings"]):
+        _demand(setting, "label", of=str)
+        _demand(setting, "config", "names", of=dict)
+        if setting["index"] != index or not set(setting["config"]) <= set(setting["names"]):
+            raise ValueError
+        _demand(setting["config"], *setting["config"], of=(str, int, float, type(None)))
+        _demand(setting["names"], *setting["names"], of=str)
+    replicates = set(record["replicates"])
+    if not all(isinstance(label, str) for label in replicates):
+        raise TypeError
+    for column in record["columns"]:
+        _demand(column, "name", "task", "kind", of=str)
+        _demand(column["metrics"], *column["metrics"], of=str)
+        for curve in column["curves"]:
+            _demand(curve, "file", "x", "title", "xlabel", "ylabel", "kind", of=str)
+            _demand(curve, "log_y", of=bool)
+            if not all(isinstance(name, str) for name in (*curve["y"], *curve["dashed"], *column["headline"])):
+                raise TypeError
+    columns = {column["name"]: column["kind"] for column in record["columns"]}
+    keys: set[str] = {task["key"] for task in record["tasks"]}
+    for task in record["tasks"]:
+        _demand(task, "key", "name", "kind", "label", "column", "state", of=str)
+        _demand(task, "error", "because", of=(str, type(None)))
+        trials = {"train": 1, "probe": 1, "pair": 2}.get(task["kind"], len(task["trials"]))
+        if columns[task["column"]] != task["kind"] or len(task["trials"]) != trials or len(keys) < len(record["tasks"]):
+            raise ValueError
+        for setting, replicate in task["trials"]:
+            if not 0 <= setting < len(record["settings"]) or replicate not in replicates:
+                raise ValueError
+    _demand(record["run"], "started", "seconds", "startup", "slots", of=(int, float))
+    if not all(0 <= record["run"][name] < 2**40 for name in ("started", "seconds", "startup", "slots")):
+        raise ValueError
+    return dict(record)
+
+
+def _demand(value: Any, *names: str, of: type | tuple[type, ...]) -> None:
+    if not isinstance(value, dict) or not all(isinstance(value[name], of) for name in names):
+        raise TypeError
+
+
 def _settings(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     from .sweep import short_name, show
 

@@ -49,6 +49,7 @@ from .files import (
     fault_of,
     hash_file,
     is_abandoned,
+    is_plain,
     mine,
     sync,
     sync_filesystem,
@@ -223,7 +224,7 @@ class Store:
             return None
         try:
             version = int(json.loads(marker)["format"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise StoreError(
                 f"The store {self} has a damaged {MARKER}: delete that file if the folder is a store."
             ) from None
@@ -340,6 +341,8 @@ class Store:
                 raise self._damage(task_name, key, "it is not there")
         try:
             manifest = _checked(_decoded(json.loads(data)), task_name, key)
+            if b"\\ud" in data.lower():  # half a character, which cannot be written anywhere
+                json.dumps(manifest, ensure_ascii=False).encode()
         except _Wrong as error:
             raise self._damage(task_name, key, f"its manifest is damaged: {error}") from None
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
@@ -442,6 +445,10 @@ class Store:
         files = {}
         try:
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                if path.is_symlink():  # what lies elsewhere may change, and is not followed when it is read
+                    copy = path.with_name(f"{path.name}.copy")
+                    shutil.copyfile(path, copy)
+                    os.replace(copy, path)
                 size, digest = hash_file(path)
                 files[path.relative_to(folder).as_posix()] = {"size": size, "sha256": digest}
             whole = {"format": FORMAT, "key": key, "task": task_name, **manifest, "files": files}
@@ -676,6 +683,9 @@ class Store:
                 found = self._there.hash(source)
             else:
                 path = self.path(f"{place}/{name}")
+                if not is_plain(path):
+                    wrong.append(f"{name}: no plain file")
+                    continue
                 found = self._files.attempt("read", f"{place}/{name}", partial(hash_file, path), absent=None)
             if found is None:
                 if name not in dropped:
@@ -789,6 +799,12 @@ class Store:
         return data.decode(errors="replace").strip() if data else None
 
 
+def is_run(path: Any) -> bool:
+    """Whether this is the path of a run in a store, "runs/<sweep>/<run>", and leads nowhere else."""
+    parts = path.split("/") if isinstance(path, str) else []
+    return len(parts) == 3 and parts[0] == "runs" and not {"", ".", ".."} & set(parts) and path.isprintable()
+
+
 def _opened(address: str, patience: float, reached: bool, marked: bool) -> Store:
     """A Store as it arrives in another process, which knows what this one knew of the place."""
     store = Store(address, patience=patience)
@@ -817,19 +833,36 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "status": (str,), "label": (str,), "kind": (str,), "class": (str,), "inputs": (list,), "seeds": (dict,),
     "code": (dict,), "spec": (dict, list, str), "started": (int, float), "seconds": (int, float), "attempt": (int,),
     "slot": (dict,), "versions": (dict,), "host": (str,), "worker": (str,), "run": (str,), "device": (str,),
+    "git": (dict,), "source": (dict,), "peak_memory_bytes": (int, type(None)), "threads": (int,), "platform": (str,),
 }  # fmt: skip
+
+_PARTS: dict[str, tuple[type, ...]] = {
+    "results": (str, int, float, type(None)), "inputs": (str,), "seeds": (int,), "code": (str,), "slot": (int, float),
+}  # fmt: skip
+"""What the fields that hold several values hold."""
+
+_DEPTH = 50
+"""How deep a manifest may be nested; a task's fields need a tenth of it."""
 
 
 def _checked(manifest: Any, task_name: str, key: str) -> dict[str, Any]:
     """The manifest, if it can be what a commit of this key has written."""
     if not isinstance(manifest, dict):
         raise _Wrong("it is no object")
+    if not _is_shallow(manifest, _DEPTH):
+        raise _Wrong("it is nested too deeply")
     for name, value in (("key", key), ("task", task_name)):
         if manifest.get(name) != value:
             raise _Wrong(f"its {name} is {str(manifest.get(name))[:80]!r}")
     for name, types in _TYPES.items():
         if name in manifest and (not isinstance(manifest[name], types) or isinstance(manifest[name], bool)):
             raise _Wrong(f"its field {name!r} is of the wrong type")
+        if isinstance(manifest.get(name), (int, float)) and not abs(manifest[name]) < 2**63:
+            raise _Wrong(f"its field {name!r} is no sensible number")
+    for name, types in _PARTS.items():
+        several = manifest.get(name, ())
+        if not all(isinstance(v, types) for v in (several.values() if isinstance(several, dict) else several)):
+            raise _Wrong(f"its field {name!r} holds something of the wrong type")
     if "files" not in manifest or "format" not in manifest:
         raise _Wrong("it lacks fields")
     if "folder" in manifest and not _FOLDER.fullmatch(manifest["folder"]):
@@ -839,9 +872,22 @@ def _checked(manifest: Any, task_name: str, key: str) -> dict[str, Any]:
         if inside.is_absolute() or ".." in inside.parts or inside.as_posix() != name or name in (".", MANIFEST):
             raise _Wrong(f"it names a file {name[:80]!r}")
         size, digest = about["size"], about["sha256"]
-        if type(size) is not int or size < 0 or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        if (
+            type(size) is not int
+            or not 0 <= size < 2**63
+            or not isinstance(digest, str)
+            or not _SHA256.fullmatch(digest)
+        ):
             raise _Wrong(f"size or hash of {name[:80]!r} is none")
     return manifest
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return True
+    return depth > 0 and all(_is_shallow(v, depth - 1) for v in value)
 
 
 def _bytes_of(manifest: Mapping[str, Any]) -> bytes:
@@ -881,6 +927,8 @@ def _note(path: Path) -> None:
 def _difference(path: Path, about: Mapping[str, Any]) -> str | None:
     """How a file differs from what its manifest says; read only once by a process, unless it changes."""
     try:
+        if not is_plain(path):
+            return "no plain file"
         stamp = _stamp(path)
         if stamp[1] != about["size"]:
             return "size differs"

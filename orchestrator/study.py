@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -30,10 +31,12 @@ from .records import (
     SettingRecord,
     Summary,
     TaskRecord,
+    checked,
     record_of,
 )
 from .stats import mean_interval, pair_interval
 from .store import Store
+from .text import plain_data
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,11 +102,13 @@ class Study:
         try:
             record = json.loads(data)
             version = record["format"]
-            if version <= FORMAT:
-                return cls(store, record)
-        except (ValueError, KeyError, TypeError):
+            if isinstance(version, int) and version > FORMAT:
+                raise StoreError(
+                    f"{run_path}/{FILE} in {store} was written by a newer version: upgrade the orchestrator."
+                )
+            return cls(store, checked(plain_data(record)))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise StoreError(f"{run_path}/{FILE} in {store} is damaged: run the sweep again.") from None
-        raise StoreError(f"{run_path}/{FILE} in {store} was written by a newer version: upgrade the orchestrator.")
 
     def digest(self) -> str:
         """Equal for two studies whose reports say the same: same tasks, outcome, words and report code.
@@ -122,7 +127,7 @@ class Study:
         data = store.read(f"{run_path}/{FILE}")
         try:
             saved = json.loads(data)["digest"] if data else None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return False
         return saved == self.digest() and "report.html" in store.names(run_path)
 
@@ -142,7 +147,8 @@ class Study:
     def _read_manifests(self, tasks: Iterable[TaskRecord]) -> None:
         new = [t for t in tasks if t.key not in self._manifests]
         for task, manifest in zip(new, self.store.manifests((t.name, t.key) for t in new), strict=True):
-            self._manifests[task.key] = manifest
+            results = {k: _within_reach(v) for k, v in manifest.get("results", {}).items()}
+            self._manifests[task.key] = plain_data({**manifest, "results": results})
 
     def file(self, key: str, name: str) -> Path:
         """One file of a committed task, in a local folder.
@@ -347,6 +353,13 @@ def _median(values: Sequence[float]) -> float | None:
     ranked = sorted(values)
     middle = (ranked[(len(ranked) - 1) // 2] + ranked[len(ranked) // 2]) / 2
     return middle if math.isfinite(middle) else None
+
+
+def _within_reach(value: Any) -> Any:
+    """A result that tables and pictures can hold: no integer beyond the largest float."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return math.copysign(math.inf, -1 if value < 0 else 1)
+    return value
 
 
 def _is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ import argparse
 from ..errors import StoreError
 from ..events import read_events
 from ..store import Store
+from ..text import say
 from .common import catalogue, open_store
 
 
@@ -26,18 +27,18 @@ def run(options: argparse.Namespace) -> int:
     if not logs:
         told = what_became_of(store, options.key)
         if told:
-            print(told)
+            say(told)
             return 0
         if any(key.startswith(options.key) for key in catalogue(store)):
-            print("The task printed nothing.")
+            say("The task printed nothing.")
             return 0
         raise StoreError(f"The store {store} holds no log of a task whose key begins with {options.key!r}.")
     keys = {path.rpartition("/")[2].partition(".")[0] for path in logs}
     if len(keys) > 1:
         raise StoreError(f"{options.key!r} is the beginning of {len(keys)} keys with a log: give more of it.")
     for path in logs[-1:] if options.last else logs:
-        print(f"── {path}")
-        print((store.read(path) or b"").decode(errors="replace").rstrip())
+        say(f"── {path}")
+        say((store.read(path) or b"").decode(errors="replace").rstrip())
     return 0
 
 

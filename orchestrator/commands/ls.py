@@ -11,6 +11,7 @@ import argparse
 from typing import Any
 
 from ..errors import DamagedArtifact, StoreError, nearest
+from ..text import say
 from .common import counted, open_store, size_in_words, time_in_words
 
 
@@ -31,14 +32,14 @@ def run(options: argparse.Namespace) -> int:
     for m in manifests:
         size = sum(f["size"] for f in m["files"].values())
         seconds = m.get("seconds", 0)
-        print(
+        say(
             f"{m['key'][:12]}  {time_in_words(m.get('started'))}  {seconds:8.2f} s  {size_in_words(size):>8}  "
             f"{m.get('label', m['task'])}"
         )
     for error in damaged:
-        print(f"{error.key[:12]}  damaged: {error.reason}  {error.task_name}")
+        say(f"{error.key[:12]}  damaged: {error.reason}  {error.task_name}")
     broken = f", {len(damaged)} of them damaged (see `orchestrator verify`)" if damaged else ""
-    print(f"{counted(len(pairs), 'artifact')}{broken}")
+    say(f"{counted(len(pairs), 'artifact')}{broken}")
     return 0
 
 

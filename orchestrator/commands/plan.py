@@ -22,6 +22,7 @@ from rich.table import Table
 from ..errors import UserError
 from ..plan import Plan, past_seconds, why
 from ..store import Store
+from ..text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +121,7 @@ def print_why(plan: Plan, reasons: Mapping[str, str], console: Console) -> None:
         grouped.setdefault((plan.nodes[key].name, reason), []).append(key)
     for (name, reason), keys in grouped.items():
         what = plan.nodes[keys[0]].label if len(keys) == 1 else f"{name} ({len(keys)} tasks)"
-        console.print(f"{what}: {reason}", markup=False, soft_wrap=True)
+        console.print(one_line(f"{what}: {reason}"), markup=False, soft_wrap=True)
 
 
 def write_dot(plan: Plan, file: str) -> None:

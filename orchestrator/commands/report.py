@@ -11,9 +11,8 @@ import argparse
 
 from rich.console import Console
 
-from ..store import Store
 from ..study import Study
-from .common import find_run
+from .common import find_run, open_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     from ..report import write_report
     from ..report.terminal import terminal_table
 
-    store = Store(options.store)
+    store = open_store(options.store)
     path = find_run(store, options.sweep, options.run)
     study = Study.load(store, path)
     study.write_tables(store, path)

@@ -31,6 +31,7 @@ from ..__main__ import EXIT_FAILED
 from ..errors import StoreError, UserError
 from ..provenance import Lineage, Rebuilder, lineage, part
 from ..store import Store
+from ..text import say
 from .common import catalogue, counted, find_artifact, open_store, same_store
 
 
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     _check_inputs(store, origin, same_store(options))
     kept = _new_folder(options.to) if options.to else None
     folder = kept or Path(tempfile.mkdtemp(prefix="orchestrator-rerun-"))
-    print(f"{origin.label}\n{origin.task} {origin.key}", flush=True)
+    say(f"{origin.label}\n{origin.task} {origin.key}", flush=True)
     try:
         with _as_in_a_worker(origin.manifest):
             results = _compute(origin, store, folder, options.file)
@@ -136,7 +137,7 @@ def _compute(origin: Lineage, store: Store, folder: Path, file: str | None) -> d
         *_changes_of_code(part(manifest, "code"), code),
         *_changes_of_place(manifest, {**machine(), "threads": threads()}, device),
     ]:
-        print(f"note: {line}", flush=True)
+        say(f"note: {line}", flush=True)
     log = io.StringIO()
     console = Console(file=sys.stderr, highlight=False)
     clock = time.perf_counter()
@@ -158,12 +159,12 @@ def _compute(origin: Lineage, store: Store, folder: Path, file: str | None) -> d
         except UserError:
             raise
         except (Exception, SystemExit) as error:
-            print(log.getvalue() + traceback.format_exc().rstrip())
-            print(f"failed: {sentence(error)}")
+            say(log.getvalue() + traceback.format_exc().rstrip())
+            say(f"failed: {sentence(error)}")
             return None
     was = manifest.get("seconds")
     took = f"{time.perf_counter() - clock:.2f} s" + (f" (was {was:.2f} s)" if isinstance(was, float) else "")
-    print(f"computed again in {took} on {device_name(device)}, {counted(threads(), 'thread')}")
+    say(f"computed again in {took} on {device_name(device)}, {counted(threads(), 'thread')}")
     return results
 
 
@@ -217,14 +218,14 @@ def _compare(manifest: Mapping[str, Any], results: Mapping[str, Any], folder: Pa
             rows.append((name, f"differs: {size} bytes, was {was}" if size != was else f"differs ({size} bytes)"))
     width = max((len(name) for name, _ in rows), default=0)
     for name, words in rows:
-        print(f"  {name:{width}}  {words}")
+        say(f"  {name:{width}}  {words}")
     for words in store.verify(manifest["task"], manifest["key"]):
-        print(f"note: the artifact in the store is damaged: {words}")
+        say(f"note: the artifact in the store is damaged: {words}")
     wrong = [name for name, words in rows if words != "identical"]
     if wrong:
-        print(f"different: {', '.join(wrong)}")
+        say(f"different: {', '.join(wrong)}")
         return EXIT_FAILED
-    print(f"identical: {counted(len(before), 'result')} and {counted(len(stored), 'file')}")
+    say(f"identical: {counted(len(before), 'result')} and {counted(len(stored), 'file')}")
     return 0
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from ..events import read_events
 from ..provenance import Lineage, lineage, part
-from ..store import MANIFEST
+from ..store import MANIFEST, is_run
+from ..text import say
 from .common import catalogue, find_artifact, open_store, same_store, size_in_words, time_in_words
 
 
@@ -29,12 +30,12 @@ def run(options: argparse.Namespace) -> int:
     name, key = find_artifact(store, options.key, known)
     if options.json:
         store.manifest(name, key)  # a sentence if it is damaged
-        print((store.read(f"artifacts/{name}/{key}/{MANIFEST}") or b"").decode())
+        say((store.read(f"artifacts/{name}/{key}/{MANIFEST}") or b"").decode())
         return 0
     origin = lineage(store, name, key, known)
     manifest = origin.manifest or {}
-    print(f"{origin.label}\n{name} {key}\n{store.shown(f'artifacts/{name}/{key}')}")
-    events = list(read_events(store, str(manifest["run"]))) if manifest.get("run") else []
+    say(f"{origin.label}\n{name} {key}\n{store.shown(f'artifacts/{name}/{key}')}")
+    events = list(read_events(store, manifest["run"])) if is_run(manifest.get("run")) else []
     _section("made", _made(manifest, events))
     _rows("attempts", [_told(e) for e in events if e.get("key") == key])
     _section("parameters", _flat(part(manifest, "fields")))
@@ -43,15 +44,15 @@ def run(options: argparse.Namespace) -> int:
     )
     _section("results", part(manifest, "results"))
     if origin.inputs:
-        print("\nmade from")
+        say("\nmade from")
         for line in _tree(origin, "  ", set()):
-            print(line)
+            say(line)
     _section("code", {**_git(manifest), **part(manifest, "code")})
     _section("machine", _machine(manifest))
     _section("versions", part(manifest, "versions"))
     gone = dict.fromkeys(store.dropped_files(name, key), "  deleted to save space")
     _section("files", {n: _file(f) + gone.get(n, "") for n, f in manifest["files"].items()})
-    print(f"\nto compute it again, alone, and compare\n  python -m orchestrator rerun {key[:12]}{same_store(options)}")
+    say(f"\nto compute it again, alone, and compare\n  python -m orchestrator rerun {key[:12]}{same_store(options)}")
     return 0
 
 
@@ -123,10 +124,10 @@ def _section(title: str, rows: Mapping[str, Any]) -> None:
 
 def _rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     if rows:
-        print(f"\n{title}")
+        say(f"\n{title}")
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
-            print(f"  {name:{width}}  {value}")
+            say(f"  {name:{width}}  {value}")
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

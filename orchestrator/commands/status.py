@@ -17,6 +17,7 @@ from ..errors import StoreError
 from ..events import read_events
 from ..live import FOLDER, is_dead, read_record
 from ..store import Store
+from ..text import say
 from .common import counted, find_run, open_store, time_in_words
 
 JUST_NOW = 60.0
@@ -56,14 +57,14 @@ def print_status(store: Store, path: str) -> None:
     events = [e for e in read_events(store, path) if isinstance(e.get("time"), (int, float))]
     started = next((e for e in events if e["event"] == "run_started"), None)
     if started is None:
-        print(f"{path}: a report of stored results, nothing ran")
+        say(f"{path}: a report of stored results, nothing ran")
         return
     record = _sign_of_life(store, path)
     state, going_on = _state(events, record)
     counts = Counter(str(e["event"]) for e in events)
-    print(f"{path}: {state}")
+    say(f"{path}: {state}")
     slots = f" on {counted(started['slots'], 'slot')}" if isinstance(started.get("slots"), int) else ""
-    print(f"  started {time_in_words(started['time'])}{slots}")
+    say(f"  started {time_in_words(started['time'])}{slots}")
     told = [f"{counts['committed']}{_todo(started)} committed"]
     told += [f"{started['stored']} were stored"] if started.get("stored") else []
     told += [f"{counts['found']} made by other runs"] if counts["found"] else []
@@ -71,7 +72,7 @@ def print_status(store: Store, path: str) -> None:
     told += [f"{counts['stopped']} stopped early by the scheduler"] if counts["stopped"] else []
     told += [f"{counts['damaged']} found damaged, to be made again"] if counts["damaged"] else []
     told += [f"{counts['enlarged']} given a larger slot"] if counts["enlarged"] else []
-    print(f"  {', '.join(told)}")
+    say(f"  {', '.join(told)}")
     if going_on:
         _print_at_work(events)
     lost = {_key(e): e for e in events if e["event"] == "lost"}  # the last time counts
@@ -79,7 +80,7 @@ def print_status(store: Store, path: str) -> None:
     for key, number in often.most_common(SHOWN):
         why = f": {lost[key]['why']}" if lost[key].get("why") else ""
         times = "once" if number == 1 else f"{number} times"
-        print(f"  lost {times}: {_label(events, key)}{why}; logs {key[:12]}")
+        say(f"  lost {times}: {_label(events, key)}{why}; logs {key[:12]}")
     _print_failures(events)
 
 
@@ -128,12 +129,12 @@ def _print_at_work(events: list[dict[str, Any]]) -> None:
     latest = {_key(e): e for e in events if e["event"] != "proposed" and "key" in e}
     handed = [e for e in latest.values() if e["event"] == "submitted"]
     for event in handed[:SHOWN]:
-        print(f"  handed out {_ago(time.time() - event['time'])} ago: {_label(events, _key(event))}")
+        say(f"  handed out {_ago(time.time() - event['time'])} ago: {_label(events, _key(event))}")
     if len(handed) > SHOWN:
-        print(f"  … and {len(handed) - SHOWN} more")
+        say(f"  … and {len(handed) - SHOWN} more")
     theirs = sum(e["event"] == "elsewhere" for e in latest.values())
     if theirs:
-        print(f"  {counted(theirs, 'task')} left to other runs on this store, which are at work on them")
+        say(f"  {counted(theirs, 'task')} left to other runs on this store, which are at work on them")
 
 
 def _print_failures(events: list[dict[str, Any]]) -> None:
@@ -147,9 +148,9 @@ def _print_failures(events: list[dict[str, Any]]) -> None:
             if isinstance(n, int) and n
             else ""
         )
-        print(f"  failed: {_label(events, key)}: {event.get('error')}{skipped}; logs {key[:12]}")
+        say(f"  failed: {_label(events, key)}: {event.get('error')}{skipped}; logs {key[:12]}")
     if len(failures) > SHOWN:
-        print(f"  … and {len(failures) - SHOWN} more failed")
+        say(f"  … and {len(failures) - SHOWN} more failed")
 
 
 def _kept(events: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

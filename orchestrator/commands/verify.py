@@ -28,6 +28,7 @@ from ..decisions import is_intact
 from ..errors import StoreError
 from ..journal import read_journal
 from ..store import ARTIFACTS, DAMAGED, MANIFEST, Store
+from ..text import say
 from .common import catalogue, counted, find_artifact, open_store
 
 SHOWN = 5
@@ -57,19 +58,19 @@ def run(options: argparse.Namespace) -> int:
     findings = list(_hash_all(store, chosen, known))
     damaged = [f for f in findings if f.damage]
     for finding in damaged:
-        print(f"damaged: {finding.label}  {finding.name} {finding.key[:12]}: {'; '.join(finding.damage)}")
+        say(f"damaged: {finding.label}  {finding.name} {finding.key[:12]}: {'; '.join(finding.damage)}")
         if options.set_aside:
             if store.set_aside(finding.name, finding.key):
-                print("  set aside: the next sweep that needs it makes it again")
+                say("  set aside: the next sweep that needs it makes it again")
             else:
-                print("  it has been made again meanwhile, and stays")
+                say("  it has been made again meanwhile, and stays")
     broken = 0
     if not options.what:
         broken = _check_snapshots(store, options.set_aside)
         _tell_of_journals(store)
         _tell_of_leftovers(store)
     _tell_of_missing(findings)
-    print(f"{counted(len(findings), 'artifact')}: {len(findings) - len(damaged)} intact, {len(damaged)} damaged")
+    say(f"{counted(len(findings), 'artifact')}: {len(findings) - len(damaged)} intact, {len(damaged)} damaged")
     return EXIT_FAILED if damaged or broken else 0
 
 
@@ -134,10 +135,10 @@ def _check_snapshots(store: Store, set_aside: bool) -> int:
             check(data)
         except DamagedSnapshot as error:
             broken += 1
-            print(f"damaged: snapshot of {key[:12]}: {error}")
+            say(f"damaged: snapshot of {key[:12]}: {error}")
             if set_aside:
                 store.delete_snapshot(key)
-                print("  deleted: the task starts from its beginning")
+                say("  deleted: the task starts from its beginning")
     return broken
 
 
@@ -152,18 +153,16 @@ def _tell_of_journals(store: Store) -> None:
             if path.startswith("searches/"):
                 damaged += sum(not is_intact(record) for record in found.records)
             if damaged:
-                print(f"note: {path} has {counted(damaged, 'damaged line')}, which readers pass over")
+                say(f"note: {path} has {counted(damaged, 'damaged line')}, which readers pass over")
 
 
 def _tell_of_leftovers(store: Store) -> None:
     aside = {"/".join(listed.path.split("/")[:3]) for listed in store.listing(DAMAGED)}
     if aside:
-        print(
-            f"note: {counted(len(aside), 'artifact')} set aside as damaged, in {store.shown(DAMAGED)}; gc deletes them"
-        )
+        say(f"note: {counted(len(aside), 'artifact')} set aside as damaged, in {store.shown(DAMAGED)}; gc deletes them")
     left = list(store.leftovers(0.0))
     if left:
-        print(f"note: {counted(len(left), 'leftover')} of processes that are gone; gc deletes them")
+        say(f"note: {counted(len(left), 'leftover')} of processes that are gone; gc deletes them")
 
 
 def _tell_of_missing(findings: list[Finding]) -> None:
@@ -172,6 +171,6 @@ def _tell_of_missing(findings: list[Finding]) -> None:
     for key, number in missing.most_common(SHOWN):
         first = next(f.label for f in findings if key in f.missing)
         more = f" and {number - 1} more" if number > 1 else ""
-        print(f"note: the input {key[:12]} of {first}{more} is no longer in the store")
+        say(f"note: the input {key[:12]} of {first}{more} is no longer in the store")
     if len(missing) > SHOWN:
-        print(f"note: … and {len(missing) - SHOWN} more inputs are no longer in the store")
+        say(f"note: … and {len(missing) - SHOWN} more inputs are no longer in the store")

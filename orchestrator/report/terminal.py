@@ -23,6 +23,7 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     """
     from rich import box
     from rich.cells import cell_len
+    from rich.markup import escape
     from rich.table import Table
 
     metrics = study.headline("train", "probe")
@@ -49,7 +50,7 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     else:
         parts.append("one seed: no intervals")
     if best is not None and study.main_metric:
-        parts.append(f"★ {'highest' if study.mode == 'max' else 'lowest'} mean {study.metric}")
+        parts.append(f"★ {'highest' if study.mode == 'max' else 'lowest'} mean {escape(study.metric)}")
     if len(metrics) > len(chosen):
         parts.append(f"{len(metrics) - len(chosen)} more columns in the report")
     if len(rows) < len(study.settings):
@@ -57,10 +58,10 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     table = Table(box=box.SIMPLE_HEAD, caption="; ".join(parts), caption_justify="left", pad_edge=False, padding=(0, 1))
     table.add_column("setting", no_wrap=True)
     for metric in shown:
-        table.add_column(f"{metric.column.name}\n{metric.name}", justify="right", no_wrap=True)
+        table.add_column(escape(f"{metric.column.name}\n{metric.name}"), justify="right", no_wrap=True)
     for i, label in enumerate(labels):
         bold = "bold" if rows[i].index == best else None
-        table.add_row(label, *[chosen[m.path][i] for m in shown], style=bold)
+        table.add_row(*(escape(text) for text in (label, *(chosen[m.path][i] for m in shown))), style=bold)
     return table
 
 
