@@ -6,9 +6,6 @@ import re
 from collections.abc import Container
 from dataclasses import dataclass
 
-DEVICE_LOST = 70
-"""Exit code of a worker whose device can compute nothing more."""
-
 
 @dataclass(frozen=True)
 class Death:
@@ -56,6 +53,4 @@ _NODE = re.compile(r"node (has died|was terminated|was drained|is dead)", re.IGN
 def _reason(text: str) -> str:
     """The telling part of Ray's account of a dead process; what it only lists as possible is not told."""
     code = re.search(r"exit code[: ]+(-?\d+)", text)
-    if code and code[1] == str(DEVICE_LOST):
-        return "its device failed"
     return f"its process ended with exit code {code[1]}" if code else "its process was killed or crashed"

@@ -62,6 +62,7 @@ def forget(task: Task, seeds: Mapping[str, int], key: str) -> None:
     Global random states are set from the task's seeds: no task should use them, and one that does is
     still reproducible.
     """
+    _usual_threads.close()
     with contextlib.suppress(OSError):
         os.chdir(_home())  # a task may have gone into its folder, which belongs to the store now
     seed = entropy(f"global/{type(task).__qualname__}", seeds or {"key": int(key, 16)}) % 2**32
@@ -89,6 +90,21 @@ def forget(task: Task, seeds: Mapping[str, int], key: str) -> None:
             torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # reset the peak of resident memory (Linux)
+
+
+_usual_threads = contextlib.ExitStack()
+"""Undoes what `compute_with` has set, before the next task."""
+
+
+def compute_with(number: int) -> None:
+    """Let torch, the linear algebra below numpy, and what the task has yet to import use so many threads."""
+    from threadpoolctl import threadpool_limits
+
+    _usual_threads.callback(os.environ.__setitem__, "OMP_NUM_THREADS", str(threads()))
+    os.environ["OMP_NUM_THREADS"] = str(number)
+    _usual_threads.callback(threadpool_limits(limits=number).restore_original_limits)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(number)
 
 
 @lru_cache(maxsize=1)
@@ -122,7 +138,7 @@ def device_name(device: str) -> str:
 
 @lru_cache(maxsize=1)
 def machine() -> dict[str, Any]:
-    """Host, operating system, threads and versions, the same for every task of this process."""
+    """Host, operating system and versions, the same for every task of this process."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -133,6 +149,5 @@ def machine() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "platform": platform.platform(),
-        "threads": threads(),
         "versions": versions,
     }

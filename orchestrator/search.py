@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from ray import cloudpickle
@@ -25,6 +26,7 @@ from .live import Live
 from .plan import Node, Plan, Shape, past_seconds, shape_of
 from .process import Input
 from .store import Store
+from .tasklog import last_words
 from .worker import Bundle, Outcome, Work
 
 LONG = 5.0
@@ -204,6 +206,9 @@ class DagSearch(Searcher):
         why = death(self._died.pop(trial_id, None), self._node.pop(trial_id, None), self._nodes())
         # The task that was at work; unknown (died before any report): the first.
         suspect = self._now.pop(trial_id, None) or (left[0] if left else None)
+        if suspect is not None and why.kind == "process":
+            said = last_words(self._store, str(self._run.get("run")), suspect, self._attempts[suspect])
+            why = replace(why, words=f"{why.words} ({said})" if said else why.words)
         steps = self._steps.pop(trial_id, 0)
         for key in left:
             label = self._label(key)

@@ -25,6 +25,10 @@ SYNC_SECONDS = 15.0
 """How often a log that grows is copied to an object store."""
 
 
+FATAL = "Fatal"
+"""With this word begins the line that says why a process ended: "Fatal Python error: …", which is faulthandler's."""
+
+
 class TaskLog:
     """Where a task's output goes; `file` is a text file, written line by line.
 
@@ -35,7 +39,7 @@ class TaskLog:
 
     def __init__(self, store: Store, run: str, key: str, attempt: int) -> None:
         self._store = store
-        self._name = f"{run}/logs/{key}{'' if attempt == 1 else f'.{attempt}'}.txt"
+        self._name = log_name(run, key, attempt)
         if store.local is not None:
             self._path = store.path(self._name)
         else:
@@ -75,6 +79,19 @@ class TaskLog:
             data = self._path.read_bytes()
             self._store.write(self._name, data, durable=False)
             self._size = len(data)
+
+
+def log_name(run: str, key: str, attempt: int) -> str:
+    """The log's path in the store."""
+    return f"{run}/logs/{key}{'' if attempt == 1 else f'.{attempt}'}.txt"
+
+
+def last_words(store: Store, run: str, key: str, attempt: int) -> str | None:
+    """Why the process of a task ended, if its log says so (on an object store it may not be there yet)."""
+    with contextlib.suppress(StoreError):
+        lines = (store.read(log_name(run, key, attempt)) or b"").decode(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if line.startswith(f"{FATAL} ") and " error: " in line), None)
+    return None
 
 
 def waiting_room() -> Path:

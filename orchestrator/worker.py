@@ -26,11 +26,21 @@ from ray.tune import Trainable
 from tasks.errors import UserError
 from tasks.task import Context, Results, Task, check_results, inherited_seeds
 
-from .deaths import DEVICE_LOST
 from .errors import DamagedArtifact, StoreError, StoreFull, StoreUnavailable
-from .process import Input, captured, device_name, forget, input_artifact, machine, peak_memory, sentence
+from .process import (
+    Input,
+    captured,
+    compute_with,
+    device_name,
+    forget,
+    input_artifact,
+    machine,
+    peak_memory,
+    sentence,
+    threads,
+)
 from .store import Prepared, Store
-from .tasklog import TaskLog, salvage
+from .tasklog import FATAL, TaskLog, salvage
 
 WARM_UP_SECONDS = 10.0
 """How long a worker with nothing to do waits for the others to start before it is free for work."""
@@ -183,7 +193,7 @@ class Worker(Trainable):
                 progress = end.value.outcome.results if self._bundle.watched else {}
             except DeviceLost:
                 publish(ended, self._store)
-                os._exit(DEVICE_LOST)  # nothing more can be computed here; the task's log says why
+                os._exit(1)  # nothing more can be computed here; the task's log says why
             if time.monotonic() > until:
                 break
         outcomes = [*self._unreadable, *publish(ended, self._store)]
@@ -301,8 +311,8 @@ def carry_out(
         log = TaskLog(store, run.run, work.key, work.attempt)
         folder = store.workspace()
         forget(work.task, work.seeds, work.key)
-        if work.threads is not None and (torch := sys.modules.get("torch")) is not None:
-            torch.set_num_threads(work.threads)
+        if work.threads is not None:
+            compute_with(work.threads)
         device = "cuda" if slot.get("gpu") else "cpu"
         write = log.file
         with captured(write):
@@ -338,6 +348,7 @@ def carry_out(
             "device": device_name(device),
             "peak_memory_bytes": peak_memory(),
             **machine(),
+            "threads": threads(),
         }
         prepared = store.prepare(name, work.key, folder, manifest)
         folder = None  # the commit's now
@@ -347,6 +358,8 @@ def carry_out(
         if log is not None and outcome.status in ("failed", "memory", "device"):
             with contextlib.suppress(OSError):
                 print(traceback.format_exc(), file=log.file)
+                if outcome.status == "device":
+                    print(f"{FATAL} device error: {outcome.error}", file=log.file)
         if outcome.status == "device":
             raise DeviceLost from None
         return Ended(outcome)

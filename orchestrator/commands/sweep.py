@@ -153,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
             study = Study.from_plan(plan, store, outcome)
             study.save(store, path)
             print_failures(study, console)
-        why = "Interrupted" if done.interrupted else f"Stopped: {done.halted}\nStopped"
+        why = "Interrupted" if done.interrupted else f"Stopped: {done.halted}\nSo far"
         more = f"{kept} of {len(plan.nodes)} tasks are in the store; run the same command again to go on."
         console.print(f"{why}: {more}", markup=False, soft_wrap=True)
         return EXIT_INTERRUPTED if done.interrupted else EXIT_FAILED
@@ -251,9 +251,8 @@ def print_failures(study: Study, console: Console) -> int:
         waiting = sum(t.because == task.key for t in study.tasks.values())
         need = "1 task that needs it was" if waiting == 1 else f"{waiting} tasks that need it were"
         blocked = f" ({need} skipped)" if waiting else ""
-        console.print(
-            f"failed: {task.label}: {task.error}{blocked}; logs {task.key[:12]}", markup=False, soft_wrap=True
-        )
+        label = task.column + task.label.removeprefix(task.name)  # tells probes of one class apart
+        console.print(f"failed: {label}: {task.error}{blocked}; logs {task.key[:12]}", markup=False, soft_wrap=True)
     if len(failed) > 10:
         console.print(f"… and {len(failed) - 10} more failed")
     return len(failed)
