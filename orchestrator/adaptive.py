@@ -100,7 +100,7 @@ class Proposals:
                 self._tell(self._inner, proposal, decision.value)
                 if decision.value is None:
                     failed[decision.name] = proposal
-        self._failed = [p for p in failed.values() if not self._is_settled(p)]
+        self._failed = list(failed.values())  # a run that retried the failed may have made them good
 
     def ask(self, slots: int) -> None:
         """Take settings from the inner search while there are slots for their trainings."""

@@ -313,11 +313,6 @@ def _describe(value: Any, depth: int = 0) -> Any:
     return described
 
 
-def _is_standard(cls: type) -> bool:
-    """Whether a class is Python's own: a lock, a logger, whose attributes say nothing of what was asked for."""
-    return cls.__module__.partition(".")[0] in sys.stdlib_module_names
-
-
 def _seed(value: Any) -> Any:
     """The seed of one of numpy's generators that was given one and has not been used; else None.
 

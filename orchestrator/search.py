@@ -82,7 +82,8 @@ class DagSearch(Searcher):
         self._slots = slots
         self._run = dict(run)
         self._decisions = decisions
-        self._proposals = Proposals(inner, plan, self.graph, decisions, events, add=self._look_up_and_add)
+        asked = inner if only is None else None  # to run certain tasks again is no time for further settings
+        self._proposals = Proposals(asked, plan, self.graph, decisions, events, add=self._look_up_and_add)
         self._watched = watched or inner is not None
         self._bundles: dict[str, Bundle] = {}  # by Tune trial
         self._out: defaultdict[Shape, int] = defaultdict(int)  # bundles handed out, by shape
@@ -170,14 +171,13 @@ class DagSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take in the end of a bundle: complete, stopped by a scheduler, or lost with its worker."""
-        bundle = self._bundles.get(trial_id)
+        bundle = self._bundles.pop(trial_id, None)  # first: a run that is to end waits until none is left
         if bundle is None:
             return
+        self._out[shape_of(bundle.slot)] -= 1
         try:
             if result and not error:
                 self._take_in(trial_id, result, bundle)
-            self._bundles.pop(trial_id)
-            self._out[shape_of(bundle.slot)] -= 1
             heard = self._heard.pop(trial_id, set())
             left = [k for k in bundle.keys if k not in heard]
             if self._live is not None:
@@ -192,6 +192,9 @@ class DagSearch(Searcher):
                     self._stop(key, result or {})
         except UserError as mistake:
             self.halt(str(mistake))
+        finally:
+            for about in (self._heard, self._now, self._node, self._steps, self._died):
+                about.pop(trial_id, None)
 
     def _stop(self, key: str, result: Mapping[str, Any]) -> None:
         """The scheduler has stopped a training."""

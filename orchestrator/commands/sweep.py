@@ -179,15 +179,16 @@ def audit(plan: Plan, store: Store) -> list[str]:
 
 
 def only_failed(plan: Plan, store: Store) -> set[str]:
-    """The tasks that failed in earlier runs of the sweep, what they need, and what was waiting for them."""
+    """The tasks that failed in earlier runs of the sweep, what is gone of what they need, and what waited for them."""
     failed: set[str] = set()
     for name in store.names(f"runs/{plan.sweep.name}"):
         for event in read_events(store, f"runs/{plan.sweep.name}/{name}"):
             if event["event"] == "failed":
                 failed.add(str(event.get("key")))
     chosen = {k for k in failed if k in plan.nodes and k not in plan.stored}
-    chosen |= {a for k in chosen for a in plan.ancestors(k) if a not in plan.stored}
     if chosen:
+        # Also what was made from something that is gone: no task is known before its inputs.
+        chosen |= {a for k in (*chosen, *plan.stored) for a in plan.ancestors(k) if a not in plan.stored}
         for key in plan.nodes:  # inputs stand before what needs them
             above = plan.ancestors(key)
             if key not in plan.stored and chosen & set(above) and all(a in plan.stored or a in chosen for a in above):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,6 +47,7 @@ class Driver:
 
     Args:
         end: what becomes of a task when it has come to its end: "done", "diverged" or "failed".
+        only: the tasks to run; None for all that are not stored.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Driver:
         *,
         slots: int = 2,
         end: Callable[[Node], str] = lambda node: "done",
+        only: Container[str] | None = None,
     ) -> None:
         self.store = store
         self.machines = machines or Machines()
@@ -73,6 +75,7 @@ class Driver:
             decisions=self.decisions,
             inner=self.inner,
             watched=self.scheduler is not None,
+            only=only,
         )
         self.shield = Shield(
             self.scheduler,

@@ -299,6 +299,23 @@ def test_a_setting_that_failed_and_then_succeeds_is_told_then(store: Store) -> N
     assert (third.inner.told, third.inner.points) == (first.inner.told, good)  # as the journal says
 
 
+def test_failed_trainings_that_are_retried_alone_are_told_by_the_next_run(store: Store) -> None:
+    """The retry proposes nothing, ends, and leaves it to the next run to tell the search."""
+    machines, values = Machines(), [0.1, 0.2, 0.3]
+
+    def end(node: Node) -> str:
+        return "failed" if isinstance(node.task, Fit) and node.task.rho == 0.1 else "done"
+
+    first = Driver(listed(values, samples=2), store, machines, end=end).run()
+    failed = {n.key for n in first.plan.trainings(first.plan.settings[0])}
+    retry = Driver(listed(values, samples=3), store, machines, only=failed).run()
+    assert {k for k, v in retry.search.graph.vertices.items() if v.state is State.DONE} == failed
+    assert retry.inner.told == [] and retry.plan.proposals == 2
+    last = Driver(listed(values, samples=3), store, machines).run()
+    assert last.inner.told[0] is None and len(last.inner.told) == 3
+    assert last.inner.points == {0.1: sum(curve(n, EPOCHS) for n in first.plan.trainings(first.plan.settings[0])) / 2}
+
+
 def test_a_setting_that_lost_a_seed_is_no_good_setting(store: Store) -> None:
     """Neither in this run nor in a later one: the mean of the seeds that are left would flatter it."""
 

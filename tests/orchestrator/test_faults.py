@@ -10,6 +10,7 @@ from builders import toy_sweep
 from ray.tune.search import Searcher
 from toys import Curvature, Ensemble, Fit
 
+from orchestrator.commands.sweep import only_failed
 from orchestrator.decisions import Decisions
 from orchestrator.events import Events, read_events
 from orchestrator.graph import State
@@ -264,6 +265,35 @@ def test_a_halted_run_begins_nothing_more_and_blames_nobody(store: Store, how: s
     again = Driver(store)
     again.finish()
     assert not set(again.ran) & set(driver.ran)
+
+
+def test_a_run_whose_store_goes_with_the_last_report_ends(store: Store) -> None:
+    """What the report says of a damaged input cannot be done; nothing is left out that the run would wait for."""
+    store.check_writable()
+    driver = Driver(store)
+    trial, _, node = driver.first(is_a(Curvature))
+    assert store.local is not None
+    store.local.rename(away := store.local.with_name("away"))
+    driver.end(trial, [Outcome(node.key, "damaged", 1.0, error="no", culprit=node.inputs[0])])
+    assert driver.search.halted is not None and "does not answer" in driver.search.halted
+    assert driver.search.suggest("x") == Searcher.FINISHED
+    away.rename(store.local)
+    Driver(store).finish()
+
+
+def test_failed_tasks_are_retried_though_something_stored_has_lost_its_inputs(store: Store) -> None:
+    driver = Driver(store)
+    trial, _, node = driver.first(is_a(Curvature))
+    driver.end(trial, [Outcome(node.key, "failed", 1.0, error="ValueError: no")])
+    driver.finish()
+    driver.events.flush()
+    gone = next(n for n in driver.plan.nodes.values() if n.kind == "train" and n.key not in node.inputs)
+    store.delete_artifact(gone.name, gone.key)
+    plan = make_plan(toy_sweep(pairs=[]), store)
+    only = only_failed(plan, store)
+    again = Driver(store, only=only)
+    again.finish()
+    assert set(again.ran) == only and {node.key, gone.key} <= only
 
 
 def test_fail_fast_ends_the_run_at_the_first_failure(store: Store) -> None:
