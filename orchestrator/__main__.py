@@ -78,6 +78,13 @@ def default_store() -> str:
     return os.environ.get("ORCHESTRATOR_STORE") or "./artifacts"
 
 
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("The working folder has been deleted: change to another.") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code: 0 well, 1 a task failed, 2 a mistake, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -104,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_arguments(parser)
     try:
+        _check_working_folder()
         return int(command.run(parser.parse_all(rest)))
     except UserError as error:
         print(one_line(str(error)), file=sys.stderr)

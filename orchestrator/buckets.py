@@ -29,7 +29,11 @@ def open_bucket(uri: str) -> Bucket:
     Raises:
         StoreError: the URI holds credentials or an unknown option, or names no bucket.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        scheme = uri.partition("://")[0]
+        raise StoreError(f"The URI of the store, {scheme}://…, cannot be understood: {error}.") from None
     user, at, _ = parts.netloc.rpartition("@")
     if (":" in parts.netloc or at) if parts.scheme == "s3" else ":" in user:
         raise StoreError(

@@ -110,6 +110,8 @@ class Store:
     """
 
     def __init__(self, uri: str, *, patience: float = 0.0) -> None:
+        if not uri.strip():
+            raise StoreError("The address of the store is empty: name a folder or a URI, or leave out --store.")
         self.uri = uri
         self.local: Path | None = None
         self._known: OrderedDict[tuple[str, str], bytes] = OrderedDict()
@@ -216,6 +218,9 @@ class Store:
         """
         marker = self.read(MARKER)
         if marker is None:
+            for path in (self.local, *self.local.parents) if self.local is not None else ():
+                if path.exists() and not path.is_dir():
+                    raise StoreError(f"The store {self} cannot be opened: {path} is no folder; name another.")
             if self.local is None and not self._files.attempt("read", MARKER, self._there.bucket.is_there):
                 raise StoreError(
                     f"The store {self} cannot be opened: there is no bucket {self._there.bucket.name!r}; make it, or "

@@ -102,7 +102,9 @@ class Study:
         try:
             record = json.loads(data)
             version = record["format"]
-            if isinstance(version, int) and version > FORMAT:
+            if not isinstance(version, int):
+                raise TypeError
+            if version > FORMAT:
                 raise StoreError(
                     f"{run_path}/{FILE} in {store} was written by a newer version: upgrade the orchestrator."
                 )

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     assert origin.manifest is not None
     _check_inputs(store, origin, same_store(options))
     kept = _new_folder(options.to) if options.to else None
-    folder = kept or Path(tempfile.mkdtemp(prefix="orchestrator-rerun-"))
+    folder = kept or _temporary_folder()
     say(f"{origin.label}\n{origin.task} {origin.key}", flush=True)
     try:
         with _as_in_a_worker(origin.manifest):
@@ -73,6 +73,13 @@ def _check_inputs(store: Store, origin: Lineage, same: str) -> None:
                 f"{origin.label} cannot be computed again, since the store no longer holds the artifact {needed.key} "
                 f"that it was made from: run its sweep again (see `orchestrator show {origin.key[:12]}{same}`)."
             )
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="orchestrator-rerun-"))
+    except OSError as error:
+        raise UserError(f"A temporary folder cannot be made: {error.strerror}; set TMPDIR.") from None
 
 
 def _new_folder(name: str) -> Path:

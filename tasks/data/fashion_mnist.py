@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["FashionMNIST"]
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz"
+CLASSES = 10
 FOLDER = Path("FashionMNIST/raw")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FILES = (
@@ -41,9 +42,8 @@ class FashionMNIST(Dataset):
 
     def preflight(self) -> None:
         """Raises: DataError: files are damaged, or missing and the host does not answer."""
-        if found := _found():
-            for path in found:
-                read_idx(path)
+        if _found():
+            self.read()
         elif not reachable(URL):
             raise DataError(_remedy("and its host does not answer"))
 
@@ -55,8 +55,13 @@ class FashionMNIST(Dataset):
             raise DataError(_remedy("after its download"))
         train_x, train_y, test_x, test_y = (read_idx(path) for path in found)
         for x, y, path in ((train_x, train_y, found[0]), (test_x, test_y, found[2])):
-            if x.ndim != 3 or y.ndim != 1 or len(x) != len(y):
-                raise DataError(f"{path} holds an array of shape {x.shape}, its labels one of shape {y.shape}.")
+            if x.ndim != 3 or y.ndim != 1 or not len(x) == len(y) > 0:
+                raise DataError(
+                    f"{path} holds an array of shape {x.shape}, its labels one of shape {y.shape}: replace both by fresh "
+                    "copies."
+                )
+            if y.max() >= CLASSES:
+                raise DataError(f"The labels of {path} go up to {y.max()}, not to {CLASSES - 1}: replace the file.")
         return Source(train_x[:, None], train_y, test_x[:, None], test_y)
 
 
