@@ -11,6 +11,7 @@ __all__ = [
     "InvalidValue",
     "StoreError",
     "StoreFull",
+    "StoreRefused",
     "StoreUnavailable",
     "SweepError",
     "UserError",
@@ -28,6 +29,10 @@ class StoreError(UserError):
 
 class StoreUnavailable(StoreError):
     """The store did not answer for as long as one was willing to wait."""
+
+
+class StoreRefused(StoreError):
+    """The store does not let this machine in: no credentials or rights, or wrong ones."""
 
 
 class StoreFull(StoreError):

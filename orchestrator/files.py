@@ -33,7 +33,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .errors import StoreError, StoreFull, StoreUnavailable
+from .errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from .buckets import Bucket
@@ -263,7 +263,7 @@ class Files(ABC):
                 "what no sweep needs), then give the same command again, which goes on from what is stored."
             )
         if fault == "access":
-            return StoreError(f"The store {self.name} cannot be {doing}: {self._access_remedy(error)}.")
+            return StoreRefused(f"The store {self.name} cannot be {doing}: {self._access_remedy(error)}.")
         return StoreError(f"The store {self.name} cannot be {doing} ({relative}): {words_of(error)}.")
 
     def _access_remedy(self, error: BaseException) -> str:

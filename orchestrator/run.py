@@ -203,7 +203,13 @@ def execute_plan(
         )
         try:
             pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(most, 1))}
-            with live, signals.ask(lambda: search.halt(INTERRUPTED)), by_environment(pending), quiet_tune():
+            with (
+                live,
+                signals.ask(lambda: search.halt(INTERRUPTED)),
+                by_environment(pending),
+                quiet_tune(),
+                secretive_tune(),
+            ):
                 tuner = tune.Tuner(
                     tune.with_resources(Worker, resources),
                     tune_config=tune.TuneConfig(
@@ -527,6 +533,24 @@ def quiet_tune() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def secretive_tune() -> Iterator[None]:
+    """Keep Tune from handing this process's AWS credentials to the workers.
+
+    It does so by a runtime environment, which Ray writes to its logs and shows on its dashboard. And they would
+    take the place of those that a machine has of its own.
+    """
+    from ray.tune.execution import class_cache
+
+    names: set[str] = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", set())  # private to Tune, so it may go away
+    secrets = {name for name in names if name.startswith("AWS_")}
+    names -= secrets
+    try:
+        yield
+    finally:
+        names |= secrets
 
 
 # Code and its state

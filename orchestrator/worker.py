@@ -26,7 +26,7 @@ from ray.tune import Trainable
 from tasks.errors import UserError
 from tasks.task import Context, Results, Task, check_results, inherited_seeds
 
-from .errors import DamagedArtifact, StoreError, StoreFull, StoreUnavailable
+from .errors import DamagedArtifact, StoreError, StoreFull, StoreRefused, StoreUnavailable
 from .process import (
     Input,
     captured,
@@ -387,14 +387,14 @@ def already(store: Store, name: str, key: str) -> dict[str, Any] | None:
 def classify(error: BaseException, key: str, seconds: float) -> Outcome:
     """What an exception says of a task.
 
-    The outcome is "damaged" (an input's artifact is, or it is gone), "halted" (the store does not answer or a
-    disk is full: no fault of the task, and no use in going on), "memory" (it wants a larger slot), "device"
-    (the process can go on no more), or "failed" (the task's own fault).
+    The outcome is "damaged" (an input's artifact is, or it is gone), "halted" (the store does not answer or lets
+    nobody in, or a disk is full: no fault of the task, and no use in going on), "memory" (it wants a larger slot),
+    "device" (the process can go on no more), or "failed" (the task's own fault).
     """
     if isinstance(error, DamagedArtifact):
         return Outcome(key, "damaged", seconds, error=str(error), culprit=error.key)
-    if isinstance(error, (StoreUnavailable, StoreFull)):
-        return Outcome(key, "halted", seconds, error=str(error))
+    if isinstance(error, StoreError) and (halt := _halting(error)):
+        return Outcome(key, "halted", seconds, error=halt)
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -417,15 +417,23 @@ def classify(error: BaseException, key: str, seconds: float) -> Outcome:
     return Outcome(key, "failed", seconds, error=sentence(error))
 
 
+def _halting(error: UserError) -> str | None:
+    """The sentence with which the run ends, if the store's error is one that the next task would meet too."""
+    if isinstance(error, StoreRefused):  # maybe by this machine only
+        return f"On {socket.gethostname()}: {error}"
+    return str(error) if isinstance(error, (StoreUnavailable, StoreFull)) else None
+
+
 def publish(ended: Sequence[Ended], store: Store) -> list[Outcome]:
     """Commit what tasks have left, and drop their snapshots; the outcomes are as the store then has them."""
     left = [e.prepared for e in ended if e.prepared is not None]
     try:
         manifests = {m["key"]: m for m in store.publish(left)} if left else {}
     except UserError as error:
-        status = "halted" if isinstance(error, (StoreUnavailable, StoreFull)) else "failed"
+        halt = _halting(error)
+        status, words = ("halted", halt) if halt else ("failed", str(error))
         return [
-            e.outcome if e.prepared is None else Outcome(e.outcome.key, status, e.outcome.seconds, error=str(error))
+            e.outcome if e.prepared is None else Outcome(e.outcome.key, status, e.outcome.seconds, error=words)
             for e in ended
         ]
     for e in ended:
