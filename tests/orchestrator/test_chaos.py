@@ -362,7 +362,7 @@ def test_store_that_stays_away(remote):
     """The run stops with one sentence; a later one goes on."""
     words = ("--set", "train.epochs=25")
     driver = remote.start("--patience", "5", *words)
-    remote.wait(lambda: remote.notes(task="Fit", epoch=5), driver)
+    remote.wait(lambda: remote.notes(task="Fit", seed=0, epoch=5), driver)
     remote.server.kill()
     try:
         out = driver.communicate(timeout=120)[0]
