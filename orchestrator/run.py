@@ -31,6 +31,7 @@ from .plan import Plan, shape_of
 from .store import Store
 from .sweep import default_slot
 from .sweep_file import subclasses
+from .tamed import tamed_tune
 from .tasklog import salvage
 
 QUIET = {
@@ -207,8 +208,7 @@ def execute_plan(
                 live,
                 signals.ask(lambda: search.halt(INTERRUPTED)),
                 by_environment(pending),
-                quiet_tune(),
-                secretive_tune(),
+                tamed_tune(),
             ):
                 tuner = tune.Tuner(
                     tune.with_resources(Worker, resources),
@@ -517,40 +517,6 @@ def by_environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = old
-
-
-@contextlib.contextmanager
-def quiet_tune() -> Iterator[None]:
-    """Keep Tune's own reports off the screen: the live view tells what happens."""
-    names = ("ray", "ray.tune", "ray.tune.analysis.experiment_analysis", "ray.train", "ray.data")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-@contextlib.contextmanager
-def secretive_tune() -> Iterator[None]:
-    """Keep Tune from handing this process's AWS credentials to the workers.
-
-    It does so by a runtime environment, which Ray writes to its logs and shows on its dashboard. And they would
-    take the place of those that a machine has of its own.
-    """
-    from ray.tune.execution import class_cache
-
-    names: set[str] = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", set())  # private to Tune, so it may go away
-    secrets = {name for name in names if name.startswith("AWS_")}
-    names -= secrets
-    try:
-        yield
-    finally:
-        names |= secrets
 
 
 # Code and its state

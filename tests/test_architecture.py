@@ -16,6 +16,7 @@ RAY = {"orchestrator.adaptive", "orchestrator.search", "orchestrator.worker", "o
 RAY_LAZILY = {
     "orchestrator.sweep",  # draws from Tune's random spaces
     "orchestrator.deaths",  # reads what it says of a dead worker
+    "orchestrator.tamed",  # undoes some of Tune's ways
     "orchestrator.commands.doctor",  # reports its version and looks at the cluster
 }
 """The modules that may import Ray inside functions."""
