@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import hashlib
 import os
 import sys
-import tempfile
 import time
 from io import TextIOWrapper
 from pathlib import Path
 
 from .errors import StoreError
-from .store import Store
+from .store import Store, node_folder
 
 SYNC_SECONDS = 15.0
 """How often a log that grows is copied to an object store."""
@@ -43,7 +43,7 @@ class TaskLog:
         if store.local is not None:
             self._path = store.path(self._name)
         else:
-            self._path = waiting_room() / f"{os.getpid()}~{self._name.replace('/', '~')}"
+            self._path = node_folder("logs") / f"{os.getpid()}~{_short(store)}~{self._name.replace('/', '~')}"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.file: TextIOWrapper = open(self._path, "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         self._synced = time.monotonic()
@@ -94,17 +94,14 @@ def last_words(store: Store, run: str, key: str, attempt: int) -> str | None:
     return None
 
 
-def waiting_room() -> Path:
-    """The node's folder for logs on their way to an object store."""
-    return Path(tempfile.gettempdir()) / f"orchestrator-logs-{os.getuid()}"
-
-
 def salvage(store: Store) -> None:
-    """Copy the logs that dead processes of this node have left to the store."""
-    if store.local is not None:
-        return
-    for path in sorted(waiting_room().glob("*~runs~*")):
-        pid, _, name = path.name.partition("~")
+    """Copy the logs that dead processes of this node, at work for this store, have left to it."""
+    left: list[Path] = []
+    if store.local is None:
+        with contextlib.suppress(OSError):
+            left = sorted(node_folder("logs").glob(f"*~{_short(store)}~runs~*"))
+    for path in left:
+        pid, _, name = path.name.split("~", 2)
         if not pid.isdecimal() or Path(f"/proc/{pid}").exists():
             continue
         with contextlib.suppress(StoreError, OSError):
@@ -112,3 +109,8 @@ def salvage(store: Store) -> None:
             if data:
                 store.write(name.replace("~", "/"), data, durable=False)
             path.unlink()
+
+
+def _short(store: Store) -> str:
+    """Names a store within the node's folder."""
+    return hashlib.sha256(store.address.encode()).hexdigest()[:16]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import importlib
+import json
 import os
 import shutil
 import socket
@@ -316,7 +318,8 @@ def carry_out(
         device = "cuda" if slot.get("gpu") else "cpu"
         write = log.file
         with captured(write):
-            inputs = tuple(input_artifact(i, store) for i in work.inputs)
+            contents: dict[str, Any] = {}
+            inputs = tuple(input_artifact(i, store, contents) for i in work.inputs)
             context = Context(
                 folder,
                 seeds=dict(work.seeds) or inherited_seeds(inputs),
@@ -324,6 +327,7 @@ def carry_out(
                 cache=cache,
                 log=lambda message: print(message, file=write),
                 snapshots=snapshots,
+                origin=hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest(),
             )
             steps = work.task.run(context, *inputs)
         if isinstance(steps, Generator):

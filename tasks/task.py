@@ -210,7 +210,13 @@ class Context:
         cache: dict[str, Any] | None = None,
         log: Callable[[str], None] | None = None,
         snapshots: snapshots.Snapshots | None = None,
+        origin: str = "",
     ) -> None:
+        """
+        Args:
+            origin: names the bytes of the inputs. A snapshot of another origin is not resumed: an input that was
+                made anew, on another machine, may be another network.
+        """
         self.dir = dir
         self.seeds = dict(seeds or {})
         self.cache: dict[str, Any] = {} if cache is None else cache
@@ -218,6 +224,7 @@ class Context:
         self._device = device
         self._log = log
         self._snapshots = snapshots
+        self._origin = origin
         self._offer: Callable[[], Mapping[str, Any]] | None = None
 
     @property
@@ -264,20 +271,25 @@ class Context:
             self.save_offered()
 
     def resume(self) -> dict[str, Any] | None:
-        """The state of this task's last snapshot; None if there is none. One that is damaged is none, and is logged.
+        """The state of this task's last snapshot; None if there is none.
 
-        Tensors are on the CPU.
+        One that is damaged, or from when the inputs were others, is none, and is logged. Tensors are on the CPU.
         """
         data = self._snapshots.load() if self._snapshots is not None else None
         if data is None:
             return None
+        beginning = "The task starts from its beginning, because its snapshot cannot be used"
         try:
-            state = snapshots.decode(data)
-            self.resumed = True
-            return state
+            saved = snapshots.decode(data)
         except snapshots.DamagedSnapshot as damage:
-            self.log(f"The task starts from its beginning, because its snapshot cannot be used: {damage}")
+            self.log(f"{beginning}: {damage}")
             return None
+        state = saved.get("state")
+        if saved.get("origin") != self._origin or not isinstance(state, dict):
+            self.log(f"{beginning}: its inputs were made anew meanwhile, with other bytes.")
+            return None
+        self.resumed = True
+        return state
 
     def advance(self, steps: Generator[Results, None, Any]) -> Results:
         """The next report of the task's generator. For whoever runs the task.
@@ -296,7 +308,7 @@ class Context:
         """
         if self._offer is not None and self._snapshots is not None:
             make, self._offer = self._offer, None
-            self._snapshots.save(snapshots.encode(make()))
+            self._snapshots.save(snapshots.encode({"origin": self._origin, "state": make()}))
 
     def cached(self, key: str, make: Callable[[], T]) -> T:
         """`make()`, kept in the worker's memory under `key` for the tasks that follow.

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from s3 import S3Server
 
 from orchestrator import process
+from orchestrator.process import Input
 from orchestrator.run import own_modules
 from orchestrator.store import Store
 from orchestrator.sweep_file import load_sweep
+from orchestrator.tasklog import salvage
 from orchestrator.worker import Outcome, RunInfo, Work, carry_out, publish
-from tasks.task import Context, Task
+from tasks.task import Artifact, Context, Task
 
 
 @dataclass(frozen=True)
@@ -106,3 +110,55 @@ def test_only_modules_that_lie_beside_a_sweep_travel_by_value(tmp_path, monkeypa
     assert not {n for n in names if n.startswith("torch")}
     for name in ("sweep_study", "beside"):
         monkeypatch.delitem(sys.modules, name)
+
+
+@dataclass(frozen=True)
+class Adds(Task):
+    """Adds what its input holds, three times."""
+
+    def run(self, ctx: Context, source: Artifact) -> Any:
+        state = ctx.resume() or {"sums": []}
+        for total in state["sums"]:
+            yield {"sum": total}
+        while len(state["sums"]) < 3:
+            last = state["sums"][-1] if state["sums"] else 0
+            state["sums"].append(last + int((source.dir / "number.txt").read_text()))
+            ctx.snapshot(lambda: state)
+            yield {"sum": state["sums"][-1]}
+        return {"sum": state["sums"][-1]}
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_snapshot_holds_for_inputs_of_the_same_bytes_only(store: Store, other: bool) -> None:
+    """An input that was damaged and made again on another machine may have other bytes under the same key."""
+
+    def commit(number: int) -> None:
+        folder = store.workspace()
+        (folder / "number.txt").write_text(str(number))
+        store.commit("Plain", "a" * 32, folder, {"status": "done", "results": {}})
+
+    work = Work("b" * 32, Adds(), (Input("a" * 32, Plain(), {}),), {}, {"class": "", "kind": "data"}, watched=False)
+    run = RunInfo(store.address, "runs/toy/r", {}, snapshot_seconds=0.0)
+    commit(1)
+    steps = carry_out(work, store, run, {"cpu": 1.0}, {})
+    assert [next(steps)["sum"] for _ in range(2)] == [1, 2]
+    steps.close()
+    store.delete_artifact("Plain", "a" * 32)
+    commit(2 if other else 1)
+    steps = carry_out(work, store, run, {"cpu": 1.0}, {})
+    assert [report["sum"] for report in steps] == ([2, 4, 6] if other else [1, 2, 3])
+    log = (store.read(f"runs/toy/r/logs/{work.key}.txt") or b"").decode()
+    assert ("inputs were made anew" in log) == other
+
+
+def test_what_a_dead_process_has_printed_goes_to_the_store_it_worked_for(s3: S3Server) -> None:
+    mine, other = Store(s3.uri("mine")), Store(s3.uri("other"))
+    code = (
+        "import os, sys; from orchestrator.store import Store; from orchestrator.tasklog import TaskLog\n"
+        "print('last words', file=TaskLog(Store(sys.argv[1]), 'runs/toy/r', 'k', 1).file); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, mine.address], check=False)
+    salvage(other)
+    assert not other.names("runs")
+    salvage(mine)
+    assert mine.read("runs/toy/r/logs/k.txt") == b"last words\n"

@@ -163,7 +163,7 @@ def test_the_memory_format_comes_back(digits: Artifact, tmp_path: Path) -> None:
     task = dataclasses.replace(SMALL, model=SimpleCNN())
     Run(task, (digits,), tmp_path / "run", memory).advance(1).close()
     assert memory.data is not None
-    state = decode(memory.data)
+    state = decode(memory.data)["state"]
     for tensor in (state["network"]["2.weight"], state["stepper"]["state"][2]["momentum_buffer"]):
         assert tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
