@@ -9,6 +9,7 @@ __all__ = [
     "DamagedArtifact",
     "DataError",
     "InvalidValue",
+    "NoPlainFile",
     "StoreError",
     "StoreFull",
     "StoreRefused",
@@ -37,6 +38,10 @@ class StoreRefused(StoreError):
 
 class StoreFull(StoreError):
     """There is no space left where the store, or a task's folder, is."""
+
+
+class NoPlainFile(StoreError):
+    """Where a file should be in a store there is a link, which may lead anywhere, a pipe, or a folder."""
 
 
 class DamagedArtifact(StoreError):

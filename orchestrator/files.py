@@ -33,7 +33,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
+from .errors import NoPlainFile, StoreError, StoreFull, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     from .buckets import Bucket
@@ -289,7 +289,7 @@ class LocalFiles(Files):
         def action() -> None:
             target = self.path(relative)
             self.make_folder(target.parent)
-            descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             try:
                 written = os.write(descriptor, data)
                 if written < len(data):
@@ -692,13 +692,10 @@ def _open_plain(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise OSError(errno.ELOOP, "it is a link, and links in a store are not followed", path) from None
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
+        raise NoPlainFile(f"{path} is a link, and links in a store are not followed: delete it.") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        raise OSError(errno.EINVAL, "it is no plain file", path)
+        raise NoPlainFile(f"{path} is no plain file: delete it.")
     return descriptor
 
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import StoreError
+from .errors import NoPlainFile, StoreError
 from .store import Store
 
 FLUSH_SECONDS = 5.0
@@ -213,7 +213,10 @@ def read_journal(store: Store, path: str) -> Records:
 
 def _read_lines(store: Store, path: str, tries: int = 4) -> list[bytes]:
     """The lines of the file, and of the parts what is not merged into it."""
-    found = _lines(store.read(path))
+    try:
+        found = _lines(store.read(path))
+    except NoPlainFile:
+        return [b"no plain file"]  # counts as a line that is damaged
     merged = set(found)  # a part that is still there although it was merged says nothing new
     for name in _parts(store, path):
         data = store.read(f"{path}.parts/{name}")

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreError
+from .errors import NoPlainFile, StoreError
 from .store import Store, is_run
 
 FOLDER = "live"
@@ -174,11 +174,11 @@ def live_records(store: Store, seen: dict[str, tuple[Any, float]] | None = None)
 
 def read_record(store: Store, name: str) -> dict[str, Any] | None:
     """A run's sign of life; None if there is none that makes sense."""
-    data = store.read(f"{FOLDER}/{name}")
     try:
+        data = store.read(f"{FOLDER}/{name}")
         record = json.loads(data or b"")
         float(record["time"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, NoPlainFile):
         return None
     running = record.get("running")
     sensible = is_run(record.get("run")) and isinstance(running, dict)

@@ -39,7 +39,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .buckets import open_bucket
-from .errors import DamagedArtifact, StoreError, StoreFull
+from .errors import DamagedArtifact, NoPlainFile, StoreError, StoreFull
 from .files import (
     MARKER,
     Files,
@@ -341,7 +341,10 @@ class Store:
         known = (task_name, key)
         data = self._known.get(known) if self.local is None else None
         if data is None:
-            data = self.read(f"{_place(task_name, key)}/{MANIFEST}")
+            try:
+                data = self.read(f"{_place(task_name, key)}/{MANIFEST}")
+            except NoPlainFile:
+                raise self._damage(task_name, key, "its manifest is no plain file") from None
             if data is None:
                 raise self._damage(task_name, key, "it is not there")
         try:
@@ -531,12 +534,13 @@ class Store:
             began = time.time()
             for name in p.manifest["files"]:
                 self._there.upload(p.folder / name, f"{folder}/{name}")
-            while not self.create(f"{place}/{MANIFEST}", data):
+            if not self.create(f"{place}/{MANIFEST}", data):
                 stored = self._stored(p)
-                if stored is not None:
-                    if p.manifest["files"]:
-                        self.delete_folder(folder)
-                    return stored
+                if stored is None:
+                    continue  # what gave way may have taken these files along
+                if p.manifest["files"]:
+                    self.delete_folder(folder)
+                return stored
             # A process that was asleep for long may have been taken for dead, and its files for left over.
             if time.time() - began < UNFINISHED / 4 or self._all_there(folder, p.manifest["files"]):
                 self._remember((p.task_name, p.key), data)
@@ -771,18 +775,21 @@ class Store:
 
     def dropped_files(self, task_name: str, key: str) -> set[str]:
         """Names of the files of an artifact that were deleted to save space."""
-        data = self.read(f"{_place(task_name, key)}/{DROPPED}")
         try:
+            data = self.read(f"{_place(task_name, key)}/{DROPPED}")
             names = json.loads(data or b"{}").get("files", [])
             return {name for name in names if isinstance(name, str)}
-        except (ValueError, AttributeError, TypeError, RecursionError):
+        except (ValueError, AttributeError, TypeError, RecursionError, NoPlainFile):
             return set()
 
     # Snapshots
 
     def read_snapshot(self, key: str) -> bytes | None:
         """The newest snapshot of a task, or None."""
-        return self.read(f"{SNAPSHOTS}/{key}/state")
+        try:
+            return self.read(f"{SNAPSHOTS}/{key}/state")
+        except NoPlainFile:
+            return b""  # as damaged as can be
 
     def write_snapshot(self, key: str, data: bytes) -> None:
         """Put a task's snapshot in the place of the one before."""
@@ -800,7 +807,10 @@ class Store:
 
     def latest_run(self, sweep: str) -> str | None:
         """Name of the newest run of a sweep."""
-        data = self.read(f"runs/{sweep}/latest")
+        try:
+            data = self.read(f"runs/{sweep}/latest")
+        except NoPlainFile:
+            data = None
         return data.decode(errors="replace").strip() if data else None
 
 
@@ -874,7 +884,13 @@ def _checked(manifest: Any, task_name: str, key: str) -> dict[str, Any]:
         raise _Wrong("its folder is no folder's name")
     for name, about in manifest["files"].items():
         inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts or inside.as_posix() != name or name in (".", MANIFEST):
+        if (
+            inside.is_absolute()
+            or ".." in inside.parts
+            or inside.as_posix() != name
+            or name in (".", MANIFEST)
+            or "\0" in name
+        ):
             raise _Wrong(f"it names a file {name[:80]!r}")
         size, digest = about["size"], about["sha256"]
         if (

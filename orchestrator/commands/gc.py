@@ -19,11 +19,13 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import UserError
 from ..garbage import LEFTOVER, SET_ASIDE, SIGN, SNAPSHOT, Garbage, Item, delete, find_garbage, keys_of, sizes_of
+from ..text import one_line
 from .common import catalogue, counted, open_store, size_in_words
 
 
@@ -103,7 +105,7 @@ def _print(garbage: Garbage, hours: float, console: Console) -> None:
         kinds = dict.fromkeys(item.kind for item in garbage.items)
         for kind in [*sorted(k for k in kinds if k not in others), *(k for k in others if k in kinds)]:
             chosen = [item for item in garbage.items if item.kind == kind]
-            table.add_row(kind, str(len(chosen)), size_in_words(sum(item.size for item in chosen)))
+            table.add_row(escape(one_line(kind)), str(len(chosen)), size_in_words(sum(item.size for item in chosen)))
         table.add_section()
         table.add_row("all", str(len(garbage.items)), size_in_words(sum(item.size for item in garbage.items)))
         console.print(table)

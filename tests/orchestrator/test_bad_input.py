@@ -280,7 +280,7 @@ MANIFESTS: dict[str, tuple[Prepare, str]] = {
         "manifest is damaged",
     ),
     "a newer format": (manifest(format=99), "newer version"),
-    "a link": (lambda: link(manifest_path("Fit")), "links in a store are not followed"),
+    "a link": (lambda: link(manifest_path("Fit")), "its manifest is no plain file"),
     "a pipe": (lambda: pipe(manifest_path("Fit")), "no plain file"),
     "a folder": (lambda: folder(manifest_path("Fit")), "manifest.json"),
 }

@@ -122,6 +122,19 @@ def legend(fig: Figure, handles: Sequence[Any], labels: Sequence[str], ncols: in
     fig.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=ncols)
 
 
+def _check_formulas(fig: Figure) -> None:
+    """Text with dollar signs that is no formula (a path, a price) is shown as it is."""
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
+    for text in fig.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text():
+            try:
+                MathTextParser("path").parse(text.get_text())
+            except ValueError:
+                text.set_parse_math(False)
+
+
 def png(fig: Figure, title: str) -> bytes:
     import io
 
@@ -131,6 +144,7 @@ def png(fig: Figure, title: str) -> bytes:
     fig.suptitle(style.wrapped(title, width), x=0.012, ha="left", fontsize=10, fontweight="bold")
     for axis in (a for ax in fig.axes for a in (ax.xaxis, ax.yaxis) if not a.get_label_text()):
         axis.set_label_coords(0, 0)  # else a place for the empty label is looked for among all tick labels
+    _check_formulas(fig)
     canvas = FigureCanvasAgg(fig)
     if fig.get_layout_engine() is None:
         arrange(fig, canvas.get_renderer())
