@@ -220,7 +220,7 @@ class Store:
         if marker is None:
             for path in (self.local, *self.local.parents) if self.local is not None else ():
                 if path.exists() and not path.is_dir():
-                    raise StoreError(f"The store {self} cannot be opened: {path} is no folder; name another.")
+                    raise StoreError(f"The store {self} cannot be written or read: {path} is no folder; name another.")
             if self.local is None and not self._files.attempt("read", MARKER, self._there.bucket.is_there):
                 raise StoreError(
                     f"The store {self} cannot be opened: there is no bucket {self._there.bucket.name!r}; make it, or "

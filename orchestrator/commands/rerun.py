@@ -2,7 +2,8 @@
 
 The task is built from its manifest, takes its inputs from the store, and leaves its files in a temporary
 folder: the artifact in the store is not touched. A class that a sweep file defines is found by loading that
-file. Exits with 0 if all results and files are identical, 1 if not.
+file, if it lies below the working folder or is named with --file. Exits with 0 if all results and files are
+identical, 1 if not.
 
 examples:
   python -m orchestrator rerun 3f2a9c

@@ -282,7 +282,7 @@ MANIFESTS: dict[str, tuple[Prepare, str]] = {
     "a newer format": (manifest(format=99), "newer version"),
     "a link": (lambda: link(manifest_path("Fit")), "its manifest is no plain file"),
     "a pipe": (lambda: pipe(manifest_path("Fit")), "no plain file"),
-    "a folder": (lambda: folder(manifest_path("Fit")), "manifest.json"),
+    "a folder": (lambda: folder(manifest_path("Fit")), "its manifest is no plain file"),
 }
 
 

@@ -243,21 +243,18 @@ def test_a_store_that_is_away_loses_nothing_and_stops_nobody(s3: S3Server, remot
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_a_full_disk_is_told_and_nothing_is_lost_when_there_is_room_again(local: Store) -> None:
-    path = local.path(PATH)
-    path.parent.mkdir(parents=True)
-    path.symlink_to("/dev/full")
-    events = Events(local, "runs/toy/r")
-    heard: list[str] = []
-    events.listeners.append(lambda event: heard.append(event["event"]))
-    events.emit("run_interrupted")
-    assert isinstance(events.trouble, StoreFull)
-    events.emit("run_finished")
+    local.path("runs").parent.mkdir(exist_ok=True)
+    local.path("runs").symlink_to("/dev")
+    journal = Journal(local, "runs/full")
+    journal.add({"n": 0})
+    assert isinstance(journal.trouble, StoreFull)
+    journal.add({"n": 1})
     with pytest.raises(StoreFull):
-        events.flush()
-    path.unlink()
-    events.close()
-    assert events.trouble is None
-    assert [e["event"] for e in read_events(local, "runs/toy/r")] == heard == ["run_interrupted", "run_finished"]
+        journal.flush()
+    local.path("runs").unlink()
+    journal.close()
+    assert journal.trouble is None
+    assert [r["n"] for r in read_journal(local, "runs/full").records] == [0, 1]
 
 
 def test_events_of_a_run_end_as_one_file(store: Store) -> None:
