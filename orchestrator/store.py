@@ -848,7 +848,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "status": (str,), "label": (str,), "kind": (str,), "class": (str,), "inputs": (list,), "seeds": (dict,),
     "code": (dict,), "spec": (dict, list, str), "started": (int, float), "seconds": (int, float), "attempt": (int,),
     "slot": (dict,), "versions": (dict,), "host": (str,), "worker": (str,), "run": (str,), "device": (str,),
-    "git": (dict,), "source": (dict,), "peak_memory_bytes": (int, type(None)), "threads": (int,), "platform": (str,),
+    "git": (dict, type(None)), "source": (dict,), "peak_memory_bytes": (int, type(None)), "threads": (int,),
+    "platform": (str,),
 }  # fmt: skip
 
 _PARTS: dict[str, tuple[type, ...]] = {
