@@ -294,6 +294,7 @@ class Shield(FIFOScheduler):
         self._scheduler = inner
         self._keep = keep
         self._kept: Any = None  # the shape of which idle workers are kept
+        self._lent = False  # whether none is kept now, see `_lend`
         self._halted = halted
         self._on_death = on_death
         self._cut: set[str] = set()  # Tune trials that were ended because the run is to end
@@ -351,6 +352,7 @@ class Shield(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """None: DagSearch suggests in order of priority, and Tune starts what was suggested."""
+        self._lend(tune_controller, self._graph.counts[State.ELSEWHERE] > 0 and not self._graph.counts[State.READY])
 
     def __getstate__(self) -> dict[str, Any]:
         """Empty, see `DagSearch`."""
@@ -360,15 +362,30 @@ class Shield(FIFOScheduler):
 
     def _keep_workers(self, tune_controller: Any, shape: Any) -> None:
         """Keep idle workers of the first shape, until a task wants another."""
-        cache: Any = getattr(getattr(tune_controller, "_tune_controller", tune_controller), "_actor_cache", None)
-        if not self._keep or not hasattr(cache, "decrease_max"):  # private to Tune, so it may go away
+        cache = _cache(tune_controller)
+        if not self._keep or cache is None:
             return
+        self._lend(tune_controller, False)
         if self._kept is None:
             self._kept = shape
             cache.increase_max(shape, self._keep)
         elif shape != self._kept:
             cache.decrease_max(self._kept, self._keep)
             self._keep = 0
+
+    def _lend(self, tune_controller: Any, lend: bool) -> None:
+        """Let go of idle workers while another run is at work on what is left.
+
+        It may be waiting for their place, if it shares this run's cluster, and this run for what it does: for ever.
+        """
+        cache = _cache(tune_controller)
+        if cache is None or lend == self._lent:
+            return
+        self._lent = lend
+        change, back = (cache.decrease_max, cache.increase_max) if lend else (cache.increase_max, cache.decrease_max)
+        if self._kept is not None and self._keep:
+            change(self._kept, self._keep)
+        back(NOBODY, 1)  # or Tune would keep the last one all the same
 
     def _introduce(self, scheduler: TrialScheduler, controller: Any, key: str) -> _Training:
         """The training as the inner scheduler knows it, made known to it the first time."""
@@ -409,6 +426,16 @@ class Shield(FIFOScheduler):
             if self._graph.state(key) is State.STORED and scheduler.metric in self._decisions.results.get(key, {}):
                 number = self._shown[key] + 1
                 self._end(scheduler, nobody, key, {**self._decisions.results[key], "training_iteration": number})
+
+
+NOBODY = "nobody"
+"""A slot that no task wants."""
+
+
+def _cache(tune_controller: Any) -> Any:
+    """Tune's idle workers; None where that cannot be had: it is private to Tune, so it may go away."""
+    cache = getattr(getattr(tune_controller, "_tune_controller", tune_controller), "_actor_cache", None)
+    return cache if hasattr(cache, "decrease_max") else None
 
 
 class _Training:

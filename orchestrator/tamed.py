@@ -6,13 +6,14 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from functools import partialmethod
 from typing import Any
 
 
 @contextlib.contextmanager
 def tamed_tune() -> Iterator[None]:
     """Tune as it is to be here."""
-    with _quiet(), _without_secrets(), _bearing_losses():
+    with _quiet(), _without_secrets(), _bearing_losses(), _restless():
         yield
 
 
@@ -75,3 +76,23 @@ def _bearing_losses() -> Iterator[None]:
         yield
     finally:
         manager._actor_task_failed = original
+
+
+@contextlib.contextmanager
+def _restless() -> Iterator[None]:
+    """Let Tune go on while nothing runs and nothing is ready, so that it ends the workers that `Shield` lets go.
+
+    It would do nothing but ask for a trial, for ten minutes at a time.
+    """
+    from ray.tune.execution import tune_controller
+
+    controller: Any = tune_controller.TuneController
+    original = getattr(controller, "_update_trial_queue", None)
+    if original is None:
+        yield
+        return
+    controller._update_trial_queue = partialmethod(original, timeout=1)
+    try:
+        yield
+    finally:
+        controller._update_trial_queue = original

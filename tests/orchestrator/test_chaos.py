@@ -396,6 +396,19 @@ def test_two_drivers_on_one_store(remote):
     assert remote.manifests("Fit") + remote.manifests("Look") == kept
 
 
+def test_two_drivers_on_one_cluster_do_not_wait_for_each_other_for_ever(site):
+    """The second claims the training that the first leaves, and gets a worker only when the first lets go of one."""
+    words = ("--set", "train.epochs=30")  # long enough to be claimed
+    first = site.start(*words)
+    site.wait(lambda: len(site.starts()) == 2, first)
+    second = site.start(*words)
+    for driver in (first, second):
+        done = counts(site.end(driver))
+        assert done["ran"] + done["stored"] == done["tasks"] == 6 and not done["failed"]
+    assert set(site.starts().values()) == {1}
+    site.check(3, *words[1:])
+
+
 # The benchmark
 
 

@@ -848,6 +848,25 @@ def test_artifacts_on_gcs(gcs: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
+def test_a_commit_that_takes_the_place_of_dropped_weights_keeps_its_own_files_on_s3(s3: S3Server, monkeypatch) -> None:
+    """Another worker commits, and the weights are deleted, while this one uploads."""
+    store, other = Store(s3.uri("replaced")), Store(s3.uri("replaced"))
+    upload, uploaded = store._there.upload, list[str]()
+
+    def late(path: Path, relative: str) -> None:
+        upload(path, relative)
+        if not uploaded:
+            weighty(other, host="first")
+            other.drop_weights("Train", KEY)
+        uploaded.append(relative)
+
+    monkeypatch.setattr(store._there, "upload", late)
+    assert weighty(store, host="second")["host"] == "second"
+    assert other.verify("Train", KEY) == []
+    assert (other.fetch("Train", KEY) / "weights.safetensors").read_bytes() == b"w" * 1000
+
+
+@pytest.mark.slow
 def test_files_without_a_manifest_are_no_artifact_on_s3(s3: S3Server, monkeypatch) -> None:
     store = Store(s3.uri("torn"))
     store.write(f"artifacts/Torn/{KEY}/{'0' * 16}/a.txt", b"half")
