@@ -14,6 +14,7 @@ from typing import Any
 from tasks.errors import InvalidValue
 from tasks.task import GroupProbe, PairProbe, Probe, Task, input_fields
 
+from .errors import DamagedArtifact
 from .graph import Graph
 from .keys import SWEEP_MODULE_PREFIX, Fingerprints, canonical, class_path, key_of, own_fields
 from .store import Store
@@ -228,7 +229,7 @@ class Plan:
     def add_to(
         self, graph: Graph, nodes: Iterable[Node], store: Store, *, stopped: Container[str] = (), watched: bool = False
     ) -> dict[str, dict[str, Any]]:
-        """Tell a graph of planned tasks and of what became of them before.
+        """Tell a graph of planned tasks and of what became of them before; a damaged training is set aside.
 
         Args:
             stopped: keys of trainings that a scheduler stopped in an earlier run.
@@ -238,9 +239,13 @@ class Plan:
             the manifests of the stored trainings, by key.
         """
         chosen = list(nodes)
+        trained = [(n.name, n.key) for n in chosen if n.kind == "train" and n.key in self.stored]
+        damaged: list[DamagedArtifact] = []
+        manifests = {m["key"]: m for m in store.manifests(trained, damaged)}
+        for error in damaged:  # or gone since it was looked up
+            store.set_aside(error.task_name, error.key)
+            self.stored.discard(error.key)
         again = self.wanting_weights()
-        trained = [n for n in chosen if n.kind == "train" and n.key in self.stored]
-        manifests = dict(zip((n.key for n in trained), store.manifests((n.name, n.key) for n in trained), strict=True))
         for node in chosen:
             graph.add(
                 node.key,

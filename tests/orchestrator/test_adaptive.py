@@ -267,6 +267,17 @@ def test_the_same_setting_proposed_while_it_is_at_work(store: Store) -> None:
     assert len(driver.inner.told) == 2 and len(set(driver.inner.told)) == 1
 
 
+def test_a_setting_is_proposed_whose_training_another_sweep_left_damaged(store: Store) -> None:
+    machines = Machines()
+    first = Driver(listed([0.1, 0.2], samples=2), store, machines).run()
+    damaged = first.plan.trainings(first.plan.settings[0])[0].key
+    store.write(f"artifacts/Fit/{damaged}/manifest.json", b"{")
+    store.delete_folder("searches")
+    again = Driver(listed([0.1, 0.2], samples=2), store, machines).run()
+    assert again.search.halted is None and again.inner.told == first.inner.told
+    assert [k for k, n in machines.committed.items() if n > 1] == [damaged]
+
+
 def test_a_search_that_has_nothing_more_ends_the_run(store: Store) -> None:
     assert len(Driver(listed([0.1]), store).run().inner.told) == 1
     Driver(listed([]), store).run()
