@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -78,10 +77,8 @@ class S3Server:
             "-master.electionTimeout=1s", "-master.heartbeatInterval=100ms", "-volume.preStopSeconds=0",
         ]  # fmt: skip
         with open(self.folder / "log", "ab") as log:
-            # A session of its own: a Ctrl-C meant for a test's driver does not reach it. And it ends with the tests,
-            # however these end.
-            bound = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-            self._server = subprocess.Popen([*bound, *command], stdout=log, stderr=log, start_new_session=True)
+            # A session of its own: a Ctrl-C meant for a test's driver does not reach it.
+            self._server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         if wait:
             self.wait_until_up()
 
