@@ -276,6 +276,9 @@ class Shield(FIFOScheduler):
         decisions: what the inner scheduler was shown in earlier runs is shown to it again.
         halted: whether the run is to end early.
         on_death: told of a trial and of what Ray says of the death of its worker.
+
+    Attributes:
+        saving: of a run that is to end early: whether something may still run, or save itself.
     """
 
     def __init__(
@@ -297,6 +300,7 @@ class Shield(FIFOScheduler):
         self._lent = False  # whether none is kept now, see `_lend`
         self._halted = halted
         self._on_death = on_death
+        self.saving = True
         self._cut: set[str] = set()  # Tune trials that were ended because the run is to end
         self._trainings: dict[str, _Training] = {}
         self._position: defaultdict[str, int] = defaultdict(int)  # reports of a training since it began
@@ -352,6 +356,9 @@ class Shield(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """None: DagSearch suggests in order of priority, and Tune starts what was suggested."""
+        if self._halted():
+            self._wind_up(tune_controller)
+            return
         self._lend(tune_controller, self._graph.counts[State.ELSEWHERE] > 0 and not self._graph.counts[State.READY])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -359,6 +366,22 @@ class Shield(FIFOScheduler):
         return {}
 
     # Inside
+
+    def _wind_up(self, tune_controller: Any) -> None:
+        """The run is to end: no trial waits for its place any more, and idle workers end, which saves their tasks.
+
+        Tune would give those that it keeps five seconds for that, all together, at its own end.
+        """
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        trials = list(tune_controller.get_trials())
+        for trial in trials:
+            if trial.status == trial.PENDING:
+                controller.stop_trial(trial)
+        if hasattr(controller, "_cleanup_cached_actors"):  # private to Tune, so it may go away
+            controller._cleanup_cached_actors(force_all=True)
+        self.saving = bool(getattr(controller, "_stopping_actors", None)) or any(
+            trial.status in (trial.PENDING, trial.RUNNING) for trial in trials
+        )
 
     def _keep_workers(self, tune_controller: Any, shape: Any) -> None:
         """Keep idle workers of the first shape, until a task wants another."""

@@ -229,19 +229,20 @@ class Plan:
     def add_to(
         self, graph: Graph, nodes: Iterable[Node], store: Store, *, stopped: Container[str] = (), watched: bool = False
     ) -> dict[str, dict[str, Any]]:
-        """Tell a graph of planned tasks and of what became of them before; a damaged training is set aside.
+        """Tell a graph of planned tasks and of what became of them before; what is damaged is set aside.
 
         Args:
             stopped: keys of trainings that a scheduler stopped in an earlier run.
             watched: a search algorithm or scheduler watches the trainings, so they are not bundled.
 
         Returns:
-            the manifests of the stored trainings, by key.
+            the manifests of the stored trainings and of what else other tasks are made from, by key.
         """
         chosen = list(nodes)
-        trained = [(n.name, n.key) for n in chosen if n.kind == "train" and n.key in self.stored]
+        used = {key for node in self.nodes.values() for key in node.inputs}
+        looked_at = [n for n in chosen if n.key in self.stored and (n.kind == "train" or n.key in used)]
         damaged: list[DamagedArtifact] = []
-        manifests = {m["key"]: m for m in store.manifests(trained, damaged)}
+        manifests = {m["key"]: m for m in store.manifests(((n.name, n.key) for n in looked_at), damaged)}
         for error in damaged:  # or gone since it was looked up
             store.set_aside(error.task_name, error.key)
             self.stored.discard(error.key)

@@ -123,7 +123,8 @@ def execute_plan(
     events.listeners += listeners
     with ray_session(address) as signals:
         from ray import tune
-        from ray.tune import PlacementGroupFactory
+        from ray.exceptions import RayError
+        from ray.tune import PlacementGroupFactory, TuneError
 
         from .adaptive import Shield
         from .search import DagSearch
@@ -173,6 +174,7 @@ def execute_plan(
             fail_fast=fail_fast,
             keep_weights=keep_weights,
             on_growth=note_keys,
+            saving=lambda: shield.saving,
         )
         if on_start is not None:
             on_start(search.graph, slots)
@@ -230,6 +232,9 @@ def execute_plan(
                 tuner.fit()
         except KeyboardInterrupt:
             interrupted = True
+        except (RayError, TuneError) as error:
+            words = (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")
+            search.halt(f"Ray itself has failed ({type(error).__name__}: {words}).")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         interrupted = interrupted or search.halted == INTERRUPTED
@@ -238,11 +243,13 @@ def execute_plan(
             store.patience, store.on_wait = 0.0, None  # a store that is away has been waited for
         seconds = time.time() - started
         salvage(store)
-        with contextlib.suppress(StoreError):  # the record is not worth more than the reason why the run ends
+        # The record is not worth more than the reason why the run ends.
+        with contextlib.suppress(StoreError):
+            decisions.close()
+        with contextlib.suppress(StoreError):
             last = "run_interrupted" if interrupted else "run_halted" if halted else "run_finished"
             events.emit(last, seconds=seconds, startup=startup, **({"why": halted} if halted else {}))
             events.close()
-            decisions.close()
     return Finished(search.graph, dict(search.errors), started, seconds, startup, slots, interrupted, halted)
 
 

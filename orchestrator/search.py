@@ -33,6 +33,13 @@ LONG = 5.0
 """Tasks expected to take so many seconds are claimed, so that no other run computes them at the same time."""
 
 
+DOUBTS = 10
+"""How often an artifact in which no damage is found may be called damaged before it counts as such."""
+
+SAVE_SECONDS = 20.0
+"""How long a run that is to end early waits for workers that save what they are at."""
+
+
 class DagSearch(Searcher):
     """Suggests bundles of ready tasks to Tune.
 
@@ -50,6 +57,7 @@ class DagSearch(Searcher):
         fail_fast: end the run when a task has failed.
         keep_weights: False deletes a training's weights as soon as nothing is waiting for them.
         on_growth: told when the plan has grown.
+        saving: whether workers still save what they were at, when the run is to end early.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class DagSearch(Searcher):
         fail_fast: bool = False,
         keep_weights: bool = True,
         on_growth: Callable[[], None] = lambda: None,
+        saving: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self.graph = Graph()
@@ -94,6 +103,7 @@ class DagSearch(Searcher):
         self._furthest: dict[str, int] = {}  # reports that a task had made when it was lost, by key
         self._died: dict[str, BaseException | None] = {}  # what Tune says of a dead worker, by Tune trial
         self._attempts: defaultdict[str, int] = defaultdict(int)
+        self._doubts: defaultdict[str, int] = defaultdict(int)  # reports of damage that was not found
         self._live = live
         self._larger = larger
         self._nodes = nodes
@@ -101,6 +111,8 @@ class DagSearch(Searcher):
         self._fail_fast = fail_fast
         self._keep_weights = keep_weights or inner is not None  # settings to come may pair with any trial
         self._on_growth = on_growth
+        self._saving = saving
+        self._halted_at = 0.0
         self._news: deque[tuple[str, dict[str, Any]]] = deque()  # events from other threads
         self._looked = time.monotonic()
         self._begun = 0  # bundles handed out so far
@@ -127,7 +139,8 @@ class DagSearch(Searcher):
         if self._events.trouble is not None:  # the disk is full, or the store has stayed away
             self.halt(str(self._events.trouble))
         if self.halted is not None:
-            return None if self._bundles else str(Searcher.FINISHED)
+            saving = self._saving() and time.monotonic() - self._halted_at < SAVE_SECONDS
+            return None if self._bundles or saving else str(Searcher.FINISHED)
         self._look_elsewhere()
         self._proposals.ask(self._slots(shape_of(self.plan.slot_of_most())))
         for shape in cast("list[Shape]", self.graph.shapes()):
@@ -150,6 +163,7 @@ class DagSearch(Searcher):
         """Begin nothing more; what is running is saved and ends (see `Shield`)."""
         if self.halted is None:
             self.halted = reason
+            self._halted_at = time.monotonic()
             self._news.append(("halted", {"why": reason}))
 
     def tell(self, event: str, **about: Any) -> None:
@@ -342,9 +356,12 @@ class DagSearch(Searcher):
     def _withdraw(self, key: str, why: str) -> None:
         """An artifact is damaged or gone: it is set aside and made again."""
         node = self.plan.nodes[key]
-        if not self.graph.state(key).final:
+        if self.graph.state(key) not in (State.STORED, State.DONE):
             return  # another task has said so already
-        self._store.set_aside(node.name, key)
+        if not self._store.set_aside(node.name, key) and self._store.exists(node.name, key):
+            self._doubts[key] += 1
+            if self._doubts[key] % DOUBTS:
+                return  # it was made again meanwhile, and is whole
         again = self.graph.withdrawn(key)
         self._events.emit("damaged", key=key, label=node.label, why=why, again=again)
         if not again:

@@ -434,8 +434,8 @@ def publish(ended: Sequence[Ended], store: Store) -> list[Outcome]:
     try:
         manifests = {m["key"]: m for m in store.publish(left)} if left else {}
     except UserError as error:
-        halt = _halting(error)
-        status, words = ("halted", halt) if halt else ("failed", str(error))
+        # Whatever the store's trouble is, the next task would meet it too.
+        status, words = "halted", _halting(error) or str(error)
         return [
             e.outcome if e.prepared is None else Outcome(e.outcome.key, status, e.outcome.seconds, error=words)
             for e in ended

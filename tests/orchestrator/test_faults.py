@@ -1,8 +1,14 @@
-"""What DagSearch makes of faults, by hand: Ray is imported, not started; the store is real."""
+"""What DagSearch makes of faults, by hand: the store is real, Ray is started for the last test only."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +16,8 @@ from builders import toy_sweep
 from ray.tune.search import Searcher
 from toys import Curvature, Ensemble, Fit
 
+from orchestrator import run
+from orchestrator.__main__ import main
 from orchestrator.commands.sweep import only_failed
 from orchestrator.decisions import Decisions
 from orchestrator.events import Events, read_events
@@ -337,3 +345,89 @@ def test_weights_go_when_nothing_waits_for_them(store: Store) -> None:
     again = WithWeights(store)
     again.finish()
     assert again.ran == []
+
+
+def test_late_reports_of_damage_that_was_made_good_do_not_count(store: Store) -> None:
+    """Several workers find the same damage; some tell of it only after the artifact was made again."""
+    driver = Driver(store)
+    trial, _, node = driver.first(is_a(Curvature))
+    training = node.inputs[0]
+    for _ in range(6):
+        driver.end(trial, [Outcome(node.key, "damaged", 0.0, error="the weights differ", culprit=training)])
+        assert driver.search.graph.state(training) in (State.DONE, State.STORED)
+        trial, _, node = driver.first(has(node.key))
+    driver.carry_out(trial, Bundle("", {}, (node.key,), b""))
+    driver.finish()
+    assert driver.ran.count(training) == 1
+    assert not driver.search.errors
+
+
+def test_a_damage_that_only_a_worker_sees_does_not_go_on_for_ever(store: Store) -> None:
+    driver = Driver(store)
+    trial, _, node = driver.first(is_a(Curvature))
+    training = node.inputs[0]
+    for _ in range(100):
+        driver.end(trial, [Outcome(node.key, "damaged", 0.0, error="the weights differ", culprit=training)])
+        if driver.search.graph.state(training) is State.FAILED:
+            break
+        trial, _, node = driver.first(lambda n: n.kind == "probe" and n.inputs[0] == training)
+    assert driver.search.graph.state(training) is State.FAILED
+    driver.finish()
+
+
+STUCK = """\
+import time
+from dataclasses import dataclass
+
+from orchestrator import Sweep
+from tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Fit(Task):
+    greedy: bool = False
+    streams = ("init",)
+
+    def run(self, ctx):
+        state = ctx.resume() or {"epoch": 0}
+        for epoch in range(1000):
+            if self.greedy and epoch == 2:
+                raise MemoryError("too much")
+            time.sleep(0.05)
+            ctx.snapshot(lambda epoch=epoch: time.sleep(6) or {"epoch": epoch})
+            yield {"epoch": epoch}
+        return {"val_accuracy": 1.0}
+
+
+sweep = Sweep(train=Fit(greedy={"grid_search": [True, False]}), seeds=[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_to_end_does_so_although_a_trial_waits_and_saves_what_takes_long(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    """One task waits for a slot that no node has; the other saves itself for six seconds: Tune would give it five."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(Capacity, "larger", lambda self, slot: {"cpu": 99.0})
+    monkeypatch.setattr(run, "GRACE", 1000.0)  # nothing but the end itself ends it
+    Path("study.py").write_text(STUCK)
+    store = Store("artifacts")
+
+    def stop_when_stuck() -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            time.sleep(0.5)
+            for name in store.names("runs/study"):
+                if any(e["event"] == "enlarged" for e in read_events(store, f"runs/study/{name}")):
+                    time.sleep(3)
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+
+    watcher = threading.Thread(target=stop_when_stuck, daemon=True)
+    watcher.start()
+    assert main(["sweep", "study.py"]) == 130
+    watcher.join()
+    assert "run the same command again" in capsys.readouterr().out
+    assert len(store.snapshot_keys()) == 1
