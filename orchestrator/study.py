@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import StoreError
+from .errors import DamagedArtifact, StoreError
 from .records import (
     CENSORED,
     COMMITTED,
@@ -59,6 +59,7 @@ class Study:
         columns: by name.
         tasks: by key, in the plan's order.
         run: started, seconds, startup, command, slots, interrupted.
+        damaged: what is wrong with artifacts whose files could not be used, by key, as far as they were read.
     """
 
     def __init__(self, store: Store, record: Mapping[str, Any]) -> None:
@@ -78,6 +79,7 @@ class Study:
             t["key"]: TaskRecord(**{**t, "trials": tuple((s, r) for s, r in t["trials"])}) for t in record["tasks"]
         }
         self.run: dict[str, Any] = dict(record["run"])
+        self.damaged: dict[str, str] = {}
         self._manifests: dict[str, dict[str, Any]] = {}
 
     @classmethod
@@ -158,7 +160,11 @@ class Study:
         Raises:
             DamagedArtifact: it is not what was committed, or is gone.
         """
-        return self.store.fetch_file(self.tasks[key].name, key, name)
+        try:
+            return self.store.fetch_file(self.tasks[key].name, key, name)
+        except DamagedArtifact as error:
+            self.damaged[key] = error.reason
+            raise
 
     def status(self, key: str) -> str:
         """How a task ended: "done", "diverged", "failed", "skipped", "stopped" or "not run"."""

@@ -175,7 +175,7 @@ def audit(plan: Plan, store: Store) -> list[str]:
     for error in damaged:
         store.set_aside(error.task_name, error.key)
         plan.stored.discard(error.key)
-    return [f"{error} It was set aside and is made again." for error in damaged]
+    return [f"{e.task_name} {e.key[:12]} is damaged ({e.reason}): set aside, made again." for e in damaged]
 
 
 def only_failed(plan: Plan, store: Store) -> set[str]:
@@ -234,11 +234,15 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
         write_report(study, store, path)
         report = f"{path}/report.html"
         store.write(f"runs/{study.sweep}/latest", path.rpartition("/")[2].encode())
+    for key, reason in study.damaged.items():
+        store.set_aside(study.tasks[key].name, key)
+        words = f"{study.tasks[key].label} is damaged ({reason}): set aside; the same command makes it again."
+        console.print(words, markup=False, soft_wrap=True)
     console.print(terminal_table(study, console.width))
     failed = print_failures(study, console)
     console.print(f"report: {store.shown(report)}", markup=False, soft_wrap=True)
     console.print(last_line, markup=False)
-    return EXIT_FAILED if failed else 0
+    return EXIT_FAILED if failed or study.damaged else 0
 
 
 def print_failures(study: Study, console: Console) -> int:

@@ -15,7 +15,7 @@ from toys import Brittle, Curvature, Downhill, Fit, Line, Sideways, Threshold
 
 from orchestrator import study as study_module
 from orchestrator import tables
-from orchestrator.errors import StoreError, UserError
+from orchestrator.errors import DamagedArtifact, StoreError, UserError
 from orchestrator.plan import make_plan
 from orchestrator.stats import mean_interval, pair_interval
 from orchestrator.store import Store
@@ -286,3 +286,14 @@ def test_export_refuses_what_it_cannot_do(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         study.export(tmp_path / "file" / "x")
+
+
+def test_a_file_that_cannot_be_used_is_remembered(store: Store) -> None:
+    study = toy_study(store)
+    task = next(t for t in study.tasks.values() if t.name == "Curvature")
+    place = store.path(f"artifacts/Curvature/{task.key}/spectrum.npz")
+    place.write_bytes(b"damaged")
+    with pytest.raises(DamagedArtifact):
+        study.file(task.key, "spectrum.npz")
+    assert list(study.damaged) == [task.key]
+    assert "spectrum.npz" in study.damaged[task.key]
