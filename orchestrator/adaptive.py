@@ -379,7 +379,9 @@ class Shield(FIFOScheduler):
                 controller.stop_trial(trial)
         if hasattr(controller, "_cleanup_cached_actors"):  # private to Tune, so it may go away
             controller._cleanup_cached_actors(force_all=True)
-        self.saving = bool(getattr(controller, "_stopping_actors", None)) or any(
+        # Tune notes no end of a worker that it had kept idle: whether it still lives has to be asked.
+        manager, stopping = getattr(controller, "_actor_manager", None), getattr(controller, "_stopping_actors", ())
+        self.saving = any(manager is not None and manager.is_actor_started(actor) for actor in stopping) or any(
             trial.status in (trial.PENDING, trial.RUNNING) for trial in trials
         )
 
