@@ -28,6 +28,7 @@ from s3 import SECRET_KEY, S3Server
 
 from orchestrator.events import read_events
 from orchestrator.run import GRACE
+from orchestrator.search import SAVE_SECONDS
 from orchestrator.store import Store
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -457,6 +458,8 @@ def test_every_way_to_fail_beside_healthy_tasks(folder, capsys):
     kept, all_ = map(int, re.search(r"(\d+) of (\d+) tasks are in the store", lines[-1]).groups())
     assert 14 <= kept < all_ - 100
     assert len(contents()) == kept
+    halted, ended = told(runs("trouble")[-1], "halted", "run_halted")
+    assert ended["time"] - halted["time"] < SAVE_SECONDS  # it does not wait for workers that have ended
     assert not leftovers()
 
 
