@@ -29,7 +29,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -655,9 +655,25 @@ def mine() -> str:
     return f"{host()}-{os.getpid()}"
 
 
+@lru_cache(maxsize=1)
 def host() -> str:
-    """This host's name, without what would be in the way in a file's name."""
-    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
+    """What names this host until it is started again, for the name of a file.
+
+    Other machines may have the same host name, and containers their own numbering of processes.
+    """
+    where = f"{socket.gethostname()} {boot()}"
+    name = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
+    return f"{name}.{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+
+
+def boot() -> str:
+    """The start of this machine and its numbering of processes, where Linux tells."""
+    words = []
+    with contextlib.suppress(OSError):
+        words.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        words.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    return " ".join(words)
 
 
 _OWNED = re.compile(r"([A-Za-z0-9._]+)-(\d+)-[^/]*")

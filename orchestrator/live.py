@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import NoPlainFile, StoreError
+from .files import boot
 from .store import Store, is_run
 
 FOLDER = "live"
@@ -189,19 +190,14 @@ def read_record(store: Store, name: str) -> dict[str, Any] | None:
 def is_dead(record: dict[str, Any]) -> bool:
     """Whether a run has surely ended: its process is gone from this host, or its sign of life is very old."""
     here = this_process()
-    if record.get("host") == here["host"]:
-        if record.get("boot") != here["boot"]:
-            return True
+    if (record.get("host"), record.get("boot")) == (here["host"], here["boot"]):
         return not _process_lives(record.get("pid"), record.get("begun"))
     return time.time() - float(record["time"]) > STALE
 
 
 def this_process() -> dict[str, Any]:
     """What names a process on this host, for good: numbers of processes are used again."""
-    boot = ""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return {"host": socket.gethostname(), "boot": boot, "pid": os.getpid(), "begun": _begun(os.getpid())}
+    return {"host": socket.gethostname(), "boot": boot(), "pid": os.getpid(), "begun": _begun(os.getpid())}
 
 
 def _begun(pid: int) -> str | None:

@@ -20,6 +20,7 @@ import s3
 from orchestrator.__main__ import main
 from orchestrator.commands.common import catalogue
 from orchestrator.decisions import Decisions
+from orchestrator.files import host
 from orchestrator.garbage import find_garbage
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
@@ -690,7 +691,7 @@ def test_gc_of_what_is_left_over(home: Path, capsys) -> None:
     store.delete_artifact("Both", wanted)  # so it is still to be made
     for key in (done, wanted, "c" * 32):
         store.write_snapshot(key, encode({}))
-    gone = Path("artifacts/tmp") / f"{socket.gethostname()}-{2**22 + 1}-left"
+    gone = Path("artifacts/tmp") / f"{host()}-{2**22 + 1}-left"
     gone.mkdir(parents=True)
     (gone / "half").write_bytes(b"x" * 1000)
     mine = store.workspace()
