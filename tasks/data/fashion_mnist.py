@@ -57,8 +57,8 @@ class FashionMNIST(Dataset):
         for x, y, path in ((train_x, train_y, found[0]), (test_x, test_y, found[2])):
             if x.ndim != 3 or y.ndim != 1 or not len(x) == len(y) > 0:
                 raise DataError(
-                    f"{path} holds an array of shape {x.shape}, its labels one of shape {y.shape}: replace both by fresh "
-                    "copies."
+                    f"{path} holds an array of shape {x.shape}, its labels one of shape {y.shape}: "
+                    "replace both by fresh copies."
                 )
             if y.max() >= CLASSES:
                 raise DataError(f"The labels of {path} go up to {y.max()}, not to {CLASSES - 1}: replace the file.")
