@@ -17,7 +17,8 @@ from .errors import DamagedArtifact, StoreError
 from .events import read_events
 from .live import FOLDER, live_records, read_record
 from .plan import KINDS, make_plan
-from .store import DAMAGED, SNAPSHOTS, Store
+from .store import Store
+from .store_files import DAMAGED, SNAPSHOTS
 from .sweep import Sweep
 from .sweep_file import load_sweep
 

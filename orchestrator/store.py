@@ -21,48 +21,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
-import stat
 import tempfile
 import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from .buckets import open_bucket
 from .errors import DamagedArtifact, NoPlainFile, StoreError, StoreFull
-from .files import (
-    MARKER,
-    Files,
-    Listed,
-    LocalFiles,
-    RemoteFiles,
-    fault_of,
-    hash_file,
-    is_abandoned,
-    is_plain,
-    mine,
-    sync,
-    sync_filesystem,
-    words_of,
-)
+from .files import fault_of, hash_file, is_plain, mine, sync, sync_filesystem, words_of
+from .manifests import FOLDER, FORMAT, MANIFEST, Wrong, bytes_of, checked, decoded
+from .node import difference, node_folder, note
+from .store_files import ARTIFACTS, DAMAGED, SNAPSHOTS, UNFINISHED, StoreFiles
 
-ARTIFACTS, SNAPSHOTS, DAMAGED = "artifacts", "snapshots", "damaged"
-MANIFEST = "manifest.json"
 DROPPED = "dropped.json"
 """Beside a manifest: names the files that were deleted to save space."""
-
-FORMAT = 2
-"""Version of the layout; a store written by a newer version is refused, one of an older version is read."""
 
 GROUP = 4
 """From how many artifacts on one call to sync their filesystem is cheaper than one for every file."""
@@ -70,15 +51,7 @@ GROUP = 4
 KNOWN = 10_000
 """How many manifests one Store keeps in memory."""
 
-UNFINISHED = 3600.0
-"""Seconds after which files that no manifest names are taken for left over, where their writer cannot be asked."""
-
 _PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*(@)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_FOLDER = re.compile(r"[0-9a-f]{16}")
-
-_verified: dict[str, tuple[int, int, int]] = {}
-"""Files whose content this process has compared with their manifest: inode, size and time of the last change."""
 
 
 def without_passwords(text: str) -> str:
@@ -96,206 +69,13 @@ class Prepared:
     manifest: dict[str, Any]
 
 
-class Store:
-    """Artifacts, snapshots and run records under one URI.
-
-    Args:
-        uri: a folder ("./artifacts", "file:///data/x"), or a URI that `pyarrow.fs` knows
-            ("s3://bucket/prefix", "gs://bucket/prefix"); without credentials.
-        patience: seconds to wait, with a growing delay, for a store that does not answer.
-
-    Attributes:
-        local: the folder of a local store, None of any other.
-        on_wait: told one sentence when waiting for the store begins, and one when it ends.
-    """
+class Store(StoreFiles):
+    """Artifacts, snapshots and run records under one URI (see `StoreFiles`)."""
 
     def __init__(self, uri: str, *, patience: float = 0.0) -> None:
-        if not uri.strip():
-            raise StoreError("The address of the store is empty: name a folder or a URI, or leave out --store.")
-        self.uri = uri
-        self.local: Path | None = None
+        super().__init__(uri, patience=patience)
         self._known: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._lock = threading.Lock()
-        scheme = uri.partition("://")[0] if "://" in uri else ""
-        if scheme in ("", "file"):
-            self.local = Path(uri[len("file://") :] if scheme else uri).expanduser().absolute()
-            self._here = LocalFiles(self.local)
-            self._files: Files = self._here
-        else:
-            self._there = RemoteFiles(uri.partition("?")[0], open_bucket(uri))
-            self._files = self._there
-        self.patience = patience
-
-    @property
-    def patience(self) -> float:
-        """Seconds to wait for a store that does not answer."""
-        return self._files.patience
-
-    @patience.setter
-    def patience(self, seconds: float) -> None:
-        self._files.patience = seconds
-
-    @property
-    def on_wait(self) -> Callable[[str], None] | None:
-        return self._files.on_wait
-
-    @on_wait.setter
-    def on_wait(self, tell: Callable[[str], None] | None) -> None:
-        self._files.on_wait = tell
-
-    @property
-    def address(self) -> str:
-        """What opens this store in another process or on another machine."""
-        return self.uri if self.local is None else str(self.local)
-
-    def __reduce__(self) -> Any:
-        return _opened, (self.address, self.patience, self._files.reached, self._files.marked)
-
-    def __str__(self) -> str:
-        return self._files.name
-
-    def shown(self, relative: str) -> str:
-        """A file of the store as people can open it: a path below the working folder, or a URI."""
-        if self.local is None:
-            return f"{str(self).rstrip('/')}/{relative}"
-        path = self.local / relative
-        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-    # Files by relative path
-
-    def path(self, relative: str) -> Path:
-        """Local path of a file of a local store."""
-        assert self.local is not None
-        return self.local / relative
-
-    def read(self, relative: str) -> bytes | None:
-        """The file's bytes, or None if there is no such file."""
-        return self._files.read(relative)
-
-    def write(self, relative: str, data: bytes, *, durable: bool = True) -> None:
-        """Write the file atomically: a reader sees the old or the new content.
-
-        Args:
-            durable: return when it is on disk; not worth the wait for what can be made again.
-        """
-        self._files.write(relative, data, durable=durable)
-
-    def create(self, relative: str, data: bytes) -> bool:
-        """Write the file, durably and atomically, if there is none; whether this call made it.
-
-        Of several callers at once one makes it. Only a filesystem that is neither local, S3 nor GCS cannot
-        promise that: there each may believe to have made it, and the last one's content stands.
-        """
-        return self._files.create(relative, data)
-
-    def append(self, relative: str, data: bytes, *, durable: bool = False) -> None:
-        """Add to a file of a local store in one write (object stores cannot append; see `journal`)."""
-        self._here.append(relative, data, durable=durable)
-
-    def names(self, relative: str) -> list[str]:
-        """Names of the files and folders in a folder, sorted; empty if there is none."""
-        return self._files.names(relative)
-
-    def listing(self, relative: str) -> list[Listed]:
-        """All files below a folder, at any depth, with size and time; empty if there is none."""
-        return self._files.listing(relative)
-
-    def delete(self, relative: str) -> None:
-        """Delete a file; harmless if there is none."""
-        self._files.delete(relative)
-
-    def delete_folder(self, relative: str) -> None:
-        """Delete a folder with all that is in it; harmless if there is none."""
-        self._files.delete_folder(relative)
-
-    # The store as a whole
-
-    def check_format(self) -> int | None:
-        """The format that the store says it has; None if nothing was written there yet.
-
-        Raises:
-            StoreError: a newer version wrote it, its marker is damaged, or it cannot be read.
-        """
-        marker = self.read(MARKER)
-        if marker is None:
-            for path in (self.local, *self.local.parents) if self.local is not None else ():
-                if path.exists() and not path.is_dir():
-                    raise StoreError(f"The store {self} cannot be written or read: {path} is no folder; name another.")
-            if self.local is None and not self._files.attempt("read", MARKER, self._there.bucket.is_there):
-                raise StoreError(
-                    f"The store {self} cannot be opened: there is no bucket {self._there.bucket.name!r}; make it, or "
-                    "name another."
-                )
-            return None
-        try:
-            version = int(json.loads(marker)["format"])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            raise StoreError(
-                f"The store {self} has a damaged {MARKER}: delete that file if the folder is a store."
-            ) from None
-        if version > FORMAT:
-            raise StoreError(
-                f"The store {self} was written by a newer version (format {version}; this one knows {FORMAT}): "
-                "upgrade the orchestrator, or name another store."
-            )
-        return version
-
-    def check_writable(self) -> None:
-        """Raise StoreError unless a file can be written, or if a newer version wrote the store."""
-        if self.local is None:
-            self._there.bucket.check_packages()
-            self._files.attempt("written", MARKER, self._there.bucket.make)
-        if self.check_format() != FORMAT:
-            self.write(MARKER, json.dumps({"format": FORMAT}).encode())
-            return
-        probe = f".writable-{uuid.uuid4().hex[:8]}"
-        self.write(probe, b"")
-        self.delete(probe)
-
-    def clean_up(self) -> None:
-        """Delete what processes of this host that are gone have left unfinished, in the store and on the node."""
-        for folder in [*([self.path("tmp")] if self.local is not None else []), *node_folders()]:
-            try:
-                names = os.listdir(folder)
-            except OSError:
-                continue
-            for name in names:
-                if is_abandoned(name):
-                    path = folder / name
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.rmtree(path, ignore_errors=True)
-                    else:
-                        path.unlink(missing_ok=True)
-
-    def leftovers(self, older_than: float = 0.0) -> Iterator[tuple[str, int]]:
-        """Paths in the store, with their sizes, of what was never finished and never will be.
-
-        Args:
-            older_than: seconds that must have passed since the last change.
-        """
-        sizes: dict[str, int] = {}
-        newest: dict[str, float] = {}
-        depth = 2 if self.local is not None else 4
-        for listed in self.listing("tmp" if self.local is not None else ARTIFACTS):
-            parts = listed.path.split("/")
-            if len(parts) < depth or (self.local is None and len(parts) == depth):
-                continue  # a manifest, or a file of an artifact of format 1
-            place = "/".join(parts[:depth])
-            sizes[place] = sizes.get(place, 0) + listed.size
-            newest[place] = max(newest.get(place, 0.0), listed.modified)
-        now = time.time()
-        for place, size in sorted(sizes.items()):
-            parts = place.split("/")
-            gone = is_abandoned(parts[-1]) if self.local is not None else None
-            if gone is False or now - newest[place] < max(older_than, 0.0 if gone else UNFINISHED):
-                continue
-            if self.local is None:
-                if not _FOLDER.fullmatch(parts[3]):
-                    continue  # of an artifact of format 1
-                data = self.read("/".join([*parts[:3], MANIFEST]))
-                if data is not None and f'"{parts[3]}"'.encode() in data:
-                    continue
-            yield place, size
 
     # Artifacts
 
@@ -348,10 +128,10 @@ class Store:
             if data is None:
                 raise self._damage(task_name, key, "it is not there")
         try:
-            manifest = _checked(_decoded(json.loads(data)), task_name, key)
+            manifest = checked(decoded(json.loads(data)), task_name, key)
             if b"\\ud" in data.lower():  # half a character, which cannot be written anywhere
                 json.dumps(manifest, ensure_ascii=False).encode()
-        except _Wrong as error:
+        except Wrong as error:
             raise self._damage(task_name, key, f"its manifest is damaged: {error}") from None
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             raise self._damage(task_name, key, "its manifest is damaged: it is not JSON of the right form") from None
@@ -462,7 +242,7 @@ class Store:
             whole = {"format": FORMAT, "key": key, "task": task_name, **manifest, "files": files}
             if self.local is None:
                 whole["folder"] = uuid.uuid4().hex[:16]
-            (folder / MANIFEST).write_bytes(_bytes_of(whole))
+            (folder / MANIFEST).write_bytes(bytes_of(whole))
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise self._on_node(error, f"The files of {task_name}/{key} cannot be written") from None
@@ -521,7 +301,7 @@ class Store:
             if stored is not None:
                 return stored
         for name in p.manifest["files"]:
-            _note(target / name)  # hashed by this process a moment ago
+            note(target / name)  # hashed by this process a moment ago
         return p.manifest
 
     def _publish_remotely(self, p: Prepared) -> dict[str, Any]:
@@ -529,7 +309,7 @@ class Store:
         if self._files.exists(f"{place}/{MANIFEST}") and (stored := self._stored(p)) is not None:
             return stored
         folder = f"{place}/{p.manifest['folder']}"
-        data = _bytes_of(p.manifest)
+        data = bytes_of(p.manifest)
         while True:
             began = time.time()
             for name in p.manifest["files"]:
@@ -614,7 +394,7 @@ class Store:
         wrong = []
         for name, about in files.items():
             path = folder / name
-            word = self._files.attempt("read", f"{place}/{name}", partial(_difference, path, about))
+            word = self._files.attempt("read", f"{place}/{name}", partial(difference, path, about))
             if word == "missing":
                 word = self._missing(task_name, key, name)
             if word:
@@ -633,7 +413,7 @@ class Store:
             entry = cache / f"{key}-{contents}"
             while True:
                 if entry.is_dir():
-                    if not any(_difference(entry / name, about) for name, about in files.items()):
+                    if not any(difference(entry / name, about) for name, about in files.items()):
                         return entry
                     away = cache / f"{mine()}-{uuid.uuid4().hex[:12]}"
                     with contextlib.suppress(FileNotFoundError):  # another process may have found the same
@@ -642,12 +422,12 @@ class Store:
                 part = Path(tempfile.mkdtemp(dir=cache, prefix=f"{mine()}-"))
                 try:
                     self._download(task_name, key, source, files, part)
-                    (part / MANIFEST).write_bytes(_bytes_of(manifest))
+                    (part / MANIFEST).write_bytes(bytes_of(manifest))
                     for name in files:
                         os.chmod(part / name, 0o444)  # shared by all tasks of the node
                     os.rename(part, entry)
                     for name in files:
-                        _note(entry / name)
+                        note(entry / name)
                     return entry
                 except OSError:
                     if not entry.is_dir():
@@ -740,7 +520,7 @@ class Store:
         for path in found:
             # Other folders may be of writers that are at work.
             inner = path[len(place) + 1 :]
-            if inner == MANIFEST or (_FOLDER.fullmatch(inner.partition("/")[0]) and inner.partition("/")[0] != folder):
+            if inner == MANIFEST or (FOLDER.fullmatch(inner.partition("/")[0]) and inner.partition("/")[0] != folder):
                 continue
             self._there.move(path, f"{target}/{inner}")
         return True
@@ -820,13 +600,6 @@ def is_run(path: Any) -> bool:
     return len(parts) == 3 and parts[0] == "runs" and not {"", ".", ".."} & set(parts) and path.isprintable()
 
 
-def _opened(address: str, patience: float, reached: bool, marked: bool) -> Store:
-    """A Store as it arrives in another process, which knows what this one knew of the place."""
-    store = Store(address, patience=patience)
-    store._files.reached, store._files.marked = reached, marked
-    return store
-
-
 def _place(task_name: str, key: str) -> str:
     return f"{ARTIFACTS}/{task_name}/{key}"
 
@@ -834,162 +607,3 @@ def _place(task_name: str, key: str) -> str:
 def _listed(wrong: Sequence[str]) -> str:
     more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
     return "; ".join(wrong[:3]) + more
-
-
-# Manifests
-
-
-class _Wrong(ValueError):
-    """What is wrong with a manifest, in words."""
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "format": (int,), "key": (str,), "task": (str,), "files": (dict,), "folder": (str,), "results": (dict,),
-    "status": (str,), "label": (str,), "kind": (str,), "class": (str,), "inputs": (list,), "seeds": (dict,),
-    "code": (dict,), "spec": (dict, list, str), "started": (int, float), "seconds": (int, float), "attempt": (int,),
-    "slot": (dict,), "versions": (dict,), "host": (str,), "worker": (str,), "run": (str,), "device": (str,),
-    "git": (dict, type(None)), "source": (dict,), "peak_memory_bytes": (int, type(None)), "threads": (int,),
-    "platform": (str,),
-}  # fmt: skip
-
-_PARTS: dict[str, tuple[type, ...]] = {
-    "results": (str, int, float, type(None)), "inputs": (str,), "seeds": (int,), "code": (str,), "slot": (int, float),
-}  # fmt: skip
-"""What the fields that hold several values hold."""
-
-_DEPTH = 50
-"""How deep a manifest may be nested; a task's fields need a tenth of it."""
-
-
-def _checked(manifest: Any, task_name: str, key: str) -> dict[str, Any]:
-    """The manifest, if it can be what a commit of this key has written."""
-    if not isinstance(manifest, dict):
-        raise _Wrong("it is no object")
-    if not _is_shallow(manifest, _DEPTH):
-        raise _Wrong("it is nested too deeply")
-    for name, value in (("key", key), ("task", task_name)):
-        if manifest.get(name) != value:
-            raise _Wrong(f"its {name} is {str(manifest.get(name))[:80]!r}")
-    for name, types in _TYPES.items():
-        if name in manifest and (not isinstance(manifest[name], types) or isinstance(manifest[name], bool)):
-            raise _Wrong(f"its field {name!r} is of the wrong type")
-        if isinstance(manifest.get(name), (int, float)) and not abs(manifest[name]) < 2**63:
-            raise _Wrong(f"its field {name!r} is no sensible number")
-    for name, types in _PARTS.items():
-        several = manifest.get(name, ())
-        if not all(isinstance(v, types) for v in (several.values() if isinstance(several, dict) else several)):
-            raise _Wrong(f"its field {name!r} holds something of the wrong type")
-    if "files" not in manifest or "format" not in manifest:
-        raise _Wrong("it lacks fields")
-    if "folder" in manifest and not _FOLDER.fullmatch(manifest["folder"]):
-        raise _Wrong("its folder is no folder's name")
-    for name, about in manifest["files"].items():
-        inside = PurePosixPath(name)
-        if (
-            inside.is_absolute()
-            or ".." in inside.parts
-            or inside.as_posix() != name
-            or name in (".", MANIFEST)
-            or "\0" in name
-        ):
-            raise _Wrong(f"it names a file {name[:80]!r}")
-        size, digest = about["size"], about["sha256"]
-        if (
-            type(size) is not int
-            or not 0 <= size < 2**63
-            or not isinstance(digest, str)
-            or not _SHA256.fullmatch(digest)
-        ):
-            raise _Wrong(f"size or hash of {name[:80]!r} is none")
-    return manifest
-
-
-def _is_shallow(value: Any, depth: int) -> bool:
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return True
-    return depth > 0 and all(_is_shallow(v, depth - 1) for v in value)
-
-
-def _bytes_of(manifest: Mapping[str, Any]) -> bytes:
-    return json.dumps(_encoded(manifest), sort_keys=True, indent=1).encode()
-
-
-def _encoded(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with results that JSON has no number for (nan, inf) as {"float": "nan"}."""
-    results = {
-        k: {"float": repr(float(v))} if isinstance(v, float) and not math.isfinite(v) else v
-        for k, v in manifest.get("results", {}).items()
-    }
-    return {**manifest, "results": results} if results else dict(manifest)
-
-
-def _decoded(manifest: Any) -> Any:
-    """The reverse of `_encoded`."""
-    for name, value in manifest.get("results", {}).items():
-        if isinstance(value, dict):
-            manifest["results"][name] = float(value["float"])
-    return manifest
-
-
-# Files that were looked at
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    about = path.stat()
-    return about.st_ino, about.st_size, about.st_mtime_ns
-
-
-def _note(path: Path) -> None:
-    """Remember that the file's content is what its manifest says."""
-    _verified[str(path)] = _stamp(path)
-
-
-def _difference(path: Path, about: Mapping[str, Any]) -> str | None:
-    """How a file differs from what its manifest says; read only once by a process, unless it changes."""
-    try:
-        if not is_plain(path):
-            return "no plain file"
-        stamp = _stamp(path)
-        if stamp[1] != about["size"]:
-            return "size differs"
-        if _verified.get(str(path)) == stamp:
-            return None
-        if hash_file(path)[1] != about["sha256"]:
-            return "content differs"
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return "missing"
-    _verified[str(path)] = stamp
-    return None
-
-
-# The node's own disk
-
-
-def node_folder(name: str) -> Path:
-    """A folder of this user alone on the node's own disk: "cache" or "work".
-
-    Raises:
-        OSError: it cannot be made, or is not this user's.
-    """
-    top = _node_top()
-    for folder in (top, top / name):
-        try:
-            os.mkdir(folder, 0o700)
-        except FileExistsError:
-            about = os.lstat(folder)
-            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
-                raise PermissionError(13, "it belongs to somebody else; set TMPDIR", str(folder)) from None
-            if stat.S_IMODE(about.st_mode) != 0o700:
-                os.chmod(folder, 0o700)
-    return top / name
-
-
-def node_folders() -> list[Path]:
-    """The node's folders, made or not."""
-    return [_node_top() / "cache", _node_top() / "work"]
-
-
-def _node_top() -> Path:
-    return Path(tempfile.gettempdir()) / f"orchestrator-{os.getuid()}"

@@ -19,7 +19,8 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from .errors import StoreError
-from .store import Store, node_folder
+from .node import node_folder
+from .store import Store
 
 SYNC_SECONDS = 15.0
 """How often a log that grows is copied to an object store."""

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..events import read_events
+from ..manifests import MANIFEST
 from ..provenance import Lineage, lineage, part
-from ..store import MANIFEST, is_run
+from ..store import is_run
 from ..text import say
 from .common import catalogue, find_artifact, open_store, same_store, size_in_words, time_in_words
 

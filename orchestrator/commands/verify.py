@@ -27,7 +27,9 @@ from ..__main__ import EXIT_FAILED
 from ..decisions import is_intact
 from ..errors import StoreError
 from ..journal import read_journal
-from ..store import ARTIFACTS, DAMAGED, MANIFEST, Store
+from ..manifests import MANIFEST
+from ..store import Store
+from ..store_files import ARTIFACTS, DAMAGED
 from ..text import say
 from .common import catalogue, counted, find_artifact, open_store
 

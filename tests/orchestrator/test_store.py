@@ -24,10 +24,11 @@ from pathlib import Path
 import pytest
 from s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
-from orchestrator import buckets
+from orchestrator import buckets, node, store_files
 from orchestrator import store as store_module
 from orchestrator.errors import DamagedArtifact, StoreError, StoreFull, StoreUnavailable
-from orchestrator.store import FORMAT, MANIFEST, Store
+from orchestrator.manifests import FORMAT, MANIFEST
+from orchestrator.store import Store
 
 KEY = "0123456789abcdef" * 2
 OTHER = "fedcba9876543210" * 2
@@ -399,22 +400,23 @@ def test_a_change_that_keeps_size_and_time_is_found_by_a_new_process_and_by_veri
         file.write(b"H")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert store.verify("Job", KEY) == ["a.txt: content differs"]
-    monkeypatch.setattr(store_module, "_verified", {})  # what a new process knows
+    monkeypatch.setattr(node, "_verified", {})  # what a new process knows
     with pytest.raises(DamagedArtifact, match=r"a\.txt: content differs"):
         store.fetch("Job", KEY)
 
 
 def test_a_process_hashes_what_many_tasks_use_once(store: Store, monkeypatch) -> None:
     hashed: list[Path] = []
-    hash_file = store_module.hash_file
-    monkeypatch.setattr(store_module, "hash_file", lambda path: (hashed.append(path), hash_file(path))[1])
+    hash_file = node.hash_file
+    for module in (node, store_module):  # those that were committed, and those that are read
+        monkeypatch.setattr(module, "hash_file", lambda path: (hashed.append(path), hash_file(path))[1])
     commit(store)
     assert len(hashed) == len(FILES)
     hashed.clear()
     for _ in range(100):
         store.fetch("Job", KEY)
     assert hashed == []  # it has hashed them for the commit
-    monkeypatch.setattr(store_module, "_verified", {})
+    monkeypatch.setattr(node, "_verified", {})
     for _ in range(100):
         Store(store.address).fetch("Job", KEY)
     assert len(hashed) == len(FILES)
@@ -592,7 +594,7 @@ def check_dropped_weights(store: Store) -> None:
     assert store.committed(["Train"]) == {KEY}
     assert store.verify("Train", KEY) == []
     assert not store.set_aside("Train", KEY)
-    store_module._verified.clear()
+    node._verified.clear()
     assert store.fetch_file("Train", KEY, "history.npz").read_bytes() == b"h"
     with pytest.raises(DamagedArtifact, match=r"weights\.safetensors: deleted to save space"):
         store.fetch("Train", KEY)
@@ -761,7 +763,7 @@ def check_artifacts(uri: str) -> None:
 def check_damage(uri: str) -> None:
     store = Store(uri)
     folder = commit(store)["folder"]
-    shutil.rmtree(store_module.node_folder("cache"))  # which may hold the same artifact of another store
+    shutil.rmtree(node.node_folder("cache"))  # which may hold the same artifact of another store
     store.write(f"artifacts/Job/{KEY}/{folder}/a.txt", b"HELLO")
     with pytest.raises(DamagedArtifact, match=r"a\.txt: content differs"):
         store.fetch("Job", KEY)
@@ -777,7 +779,7 @@ def check_damage(uri: str) -> None:
     known = Store(uri)
     known.manifest("Job", KEY)
     store.delete_artifact("Job", KEY)
-    shutil.rmtree(store_module.node_folder("cache"))
+    shutil.rmtree(node.node_folder("cache"))
     store.commit("Job", KEY, workspace(store, {"new": b"new"}), {})
     assert (known.fetch("Job", KEY) / "new").read_bytes() == b"new"
 
@@ -877,7 +879,7 @@ def test_files_without_a_manifest_are_no_artifact_on_s3(s3: S3Server, monkeypatc
     store.write("runs/x/table", b"1")
     assert (store.read("runs/x/table"), store.names("runs/x")) == (b"1", ["table"])
     assert list(store.leftovers()) == []  # its writer may still be at work
-    monkeypatch.setattr(store_module, "UNFINISHED", -1.0)
+    monkeypatch.setattr(store_files, "UNFINISHED", -1.0)
     commit(store)
     ((place, size),) = store.leftovers()
     assert (place, size) == (f"artifacts/Torn/{KEY}/{'0' * 16}", 4 + 24)
@@ -923,7 +925,7 @@ def test_the_cache_of_a_node_is_private_and_looked_at_by_each_process(s3: S3Serv
     os.chmod(path, 0o600)
     path.write_bytes(b"HELLO")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    monkeypatch.setattr(store_module, "_verified", {})  # what a new process knows
+    monkeypatch.setattr(node, "_verified", {})  # what a new process knows
     assert (Store(s3.uri("cache")).fetch("Job", KEY) / "a.txt").read_bytes() == b"hello"
     threads = [threading.Thread(target=store.fetch, args=("Job", KEY)) for _ in range(8)]
     for thread in threads:
