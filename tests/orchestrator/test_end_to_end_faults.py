@@ -566,7 +566,7 @@ def test_damage_is_found_and_made_good(folder, capsys):
     code, lines, _ = orchestrate(capsys, "sweep", "study.py", *more)
     assert code == 0
     assert counts(lines) == {"tasks": 13, "ran": 3 + 4, "stored": 6, "failed": 0, "skipped": 0}
-    assert sum("was set aside" in line and torn.name[:12] in line for line in lines) == 1
+    assert sum("set aside, made again" in line and torn.name[:12] in line for line in lines) == 1
     assert {e["key"] for e in told(runs("study")[-1], "damaged")} == {flipped.name, robbed.name}
     aside = {p.name.rpartition("-")[0] for p in Path("artifacts/damaged/Train").iterdir()}
     assert aside == {flipped.name, robbed.name, torn.name}
