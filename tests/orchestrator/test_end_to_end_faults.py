@@ -767,8 +767,15 @@ def test_gc_beside_a_run(folder, capsys):
 # Credentials
 
 
-def test_a_machine_without_credentials_ends_the_run(folder, capsys, s3: S3Server):
-    """It would let one task after the other fail. The Ray of this module has begun without any."""
+def test_a_machine_without_credentials_ends_the_run(folder, capsys, monkeypatch, s3: S3Server):
+    """It would let one task after the other fail."""
+    import ray
+
+    ray.shutdown()
+    with monkeypatch.context() as there:  # the workers inherit the environment in which Ray begins
+        for name in (*s3.env, "TMPDIR"):  # of sockets' names only 107 letters count
+            there.delenv(name)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     code, lines, err = orchestrate(capsys, "sweep", "toy.py", "--store", s3.uri("closed"))
     assert code == 1
     (why,) = [line for line in lines if line.startswith("Stopped: ")]

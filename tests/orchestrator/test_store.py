@@ -677,9 +677,17 @@ def test_a_store_that_comes_back_is_waited_for(store: Store, tmp_path) -> None:
     told: list[str] = []
     store.patience, store.on_wait = 60, told.append
     os.rename(store.path(""), tmp_path / "unplugged")
-    timer = threading.Timer(2.0, lambda: os.rename(tmp_path / "unplugged", store.path("")))
-    timer.start()
+
+    def plug_in_when_waited_for() -> None:
+        until = time.monotonic() + 50
+        while not told and time.monotonic() < until:
+            time.sleep(0.05)
+        os.rename(tmp_path / "unplugged", store.path(""))
+
+    helper = threading.Thread(target=plug_in_when_waited_for)
+    helper.start()
     assert store.committed(["Job"]) == {KEY}
+    helper.join()
     assert len(told) == 2
     assert "waiting up to 60 seconds" in told[0] and "answers again" in told[1]
 
