@@ -239,7 +239,7 @@ class Plan:
             the manifests of the stored trainings and of what else other tasks are made from, by key.
         """
         chosen = list(nodes)
-        used = {key for node in self.nodes.values() for key in node.inputs}
+        used = {key for node in chosen for key in node.inputs}
         looked_at = [n for n in chosen if n.key in self.stored and (n.kind == "train" or n.key in used)]
         damaged: list[DamagedArtifact] = []
         manifests = {m["key"]: m for m in store.manifests(((n.name, n.key) for n in looked_at), damaged)}
