@@ -97,7 +97,8 @@ class Live:
             return set()  # the next claim, or sign of life, tells of these too
         self._claimed = time.monotonic()
         self._beat()
-        earlier = {k for k in wanted if self._claimed_before(k, self.others(fresh=True))}
+        others = self.others(fresh=True)
+        earlier = {k for k in wanted if self._claimed_before(k, others)}
         self.release(earlier)
         return earlier
 
