@@ -20,7 +20,6 @@ import os
 import random
 import re
 import shutil
-import socket
 import stat
 import threading
 import time
@@ -29,11 +28,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .errors import NoPlainFile, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from .identity import mine
 
 if TYPE_CHECKING:
     from .buckets import Bucket
@@ -648,49 +648,6 @@ def words_of(error: BaseException) -> str:
 
 
 # Small things
-
-
-def mine() -> str:
-    """Host and process, as they begin the name of what is not finished."""
-    return f"{host()}-{os.getpid()}"
-
-
-@lru_cache(maxsize=1)
-def host() -> str:
-    """What names this host until it is started again, for the name of a file.
-
-    Other machines may have the same host name, and containers their own numbering of processes.
-    """
-    where = f"{socket.gethostname()} {boot()}"
-    name = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
-    return f"{name}.{hashlib.sha256(where.encode()).hexdigest()[:8]}"
-
-
-def boot() -> str:
-    """The start of this machine and its numbering of processes, where Linux tells."""
-    words = []
-    with contextlib.suppress(OSError):
-        words.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    with contextlib.suppress(OSError):
-        words.append(str(os.stat("/proc/self/ns/pid").st_ino))
-    return " ".join(words)
-
-
-_OWNED = re.compile(r"([A-Za-z0-9._]+)-(\d+)-[^/]*")
-
-
-def is_abandoned(name: str) -> bool | None:
-    """Whether the process that made `<host>-<pid>-…` is gone; None if that cannot be told from here."""
-    match = _OWNED.fullmatch(name)
-    if match is None or match[1] != host():
-        return None
-    try:
-        os.kill(int(match[2]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        pass
-    return False
 
 
 def is_plain(path: Path) -> bool:

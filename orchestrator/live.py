@@ -17,16 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from .errors import NoPlainFile, StoreError
-from .files import boot
+from .identity import process_lives, this_process
 from .store import Store, is_run
 
 FOLDER = "live"
@@ -192,32 +189,5 @@ def is_dead(record: dict[str, Any]) -> bool:
     """Whether a run has surely ended: its process is gone from this host, or its sign of life is very old."""
     here = this_process()
     if (record.get("host"), record.get("boot")) == (here["host"], here["boot"]):
-        return not _process_lives(record.get("pid"), record.get("begun"))
+        return not process_lives(record.get("pid"), record.get("begun"))
     return time.time() - float(record["time"]) > STALE
-
-
-def this_process() -> dict[str, Any]:
-    """What names a process on this host, for good: numbers of processes are used again."""
-    return {"host": socket.gethostname(), "boot": boot(), "pid": os.getpid(), "begun": _begun(os.getpid())}
-
-
-def _begun(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks, where Linux tells; None if it is there no more."""
-    with contextlib.suppress(OSError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else fields[19]  # Z: it has ended, and nobody has taken notice
-    return None
-
-
-def _process_lives(pid: Any, begun: Any) -> bool:
-    if not isinstance(pid, int):
-        return False
-    if Path("/proc/self/stat").exists():
-        return begun is not None and _begun(pid) == begun
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -37,7 +37,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DamagedArtifact, NoPlainFile, StoreError, StoreFull
-from .files import fault_of, hash_file, is_plain, mine, sync, sync_filesystem, words_of
+from .files import fault_of, hash_file, is_plain, sync, sync_filesystem, words_of
+from .identity import mine
 from .manifests import FOLDER, FORMAT, MANIFEST, Wrong, bytes_of, checked, decoded
 from .node import difference, node_folder, note
 from .store_files import ARTIFACTS, DAMAGED, SNAPSHOTS, UNFINISHED, StoreFiles

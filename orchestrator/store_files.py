@@ -13,7 +13,8 @@ from typing import Any
 
 from .buckets import open_bucket
 from .errors import StoreError
-from .files import MARKER, Files, Listed, LocalFiles, RemoteFiles, is_abandoned
+from .files import MARKER, Files, Listed, LocalFiles, RemoteFiles
+from .identity import is_abandoned
 from .manifests import FOLDER, FORMAT, MANIFEST
 from .node import node_folders
 

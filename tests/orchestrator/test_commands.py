@@ -20,8 +20,8 @@ import s3
 from orchestrator.__main__ import main
 from orchestrator.commands.common import catalogue
 from orchestrator.decisions import Decisions
-from orchestrator.files import host
 from orchestrator.garbage import find_garbage
+from orchestrator.identity import host
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
 from orchestrator.sweep_file import load_sweep
@@ -691,7 +691,7 @@ def test_gc_of_what_is_left_over(home: Path, capsys) -> None:
     store.delete_artifact("Both", wanted)  # so it is still to be made
     for key in (done, wanted, "c" * 32):
         store.write_snapshot(key, encode({}))
-    gone = Path("artifacts/tmp") / f"{host()}-{2**22 + 1}-left"
+    gone = Path("artifacts/tmp") / f"{host()}-{2**22 + 1}.0-left"
     gone.mkdir(parents=True)
     (gone / "half").write_bytes(b"x" * 1000)
     mine = store.workspace()
