@@ -17,18 +17,11 @@ from tasks.task import GroupProbe, PairProbe, Probe, Task, input_fields
 from .errors import DamagedArtifact
 from .graph import Graph
 from .keys import SWEEP_MODULE_PREFIX, Fingerprints, canonical, class_path, key_of, own_fields
+from .slots import default_slot, shape_of
 from .store import Store
-from .sweep import Replicate, Setting, Sweep, Trial, default_slot, identity
+from .sweep import Replicate, Setting, Sweep, Trial, identity
 
 KINDS = ("data", "train", "probe", "pair", "group")
-
-
-Shape = tuple[tuple[str, float], ...]
-
-
-def shape_of(slot: Mapping[str, float]) -> Shape:
-    """A slot as a value that can be compared and hashed."""
-    return tuple(sorted(slot.items()))
 
 
 @dataclass(frozen=True)

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
-import math
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tasks.spec import Spec, field_hints
-
+from .cluster import alive_nodes, by_environment, node_resources, ray_session
 from .decisions import Decisions
-from .errors import ClusterError, InvalidValue, StoreError
+from .errors import InvalidValue, StoreError
 from .events import Events
 from .graph import Graph
 from .live import Live
-from .plan import Plan, shape_of
+from .plan import Plan
+from .shipping import git_state, own_paths, register_by_value
+from .signals import INTERRUPTED
+from .slots import Capacity, check_feasible, default_slot, ray_resources, shape_of
 from .store import Store
-from .sweep import default_slot
-from .sweep_file import subclasses
 from .tamed import tamed_tune
 from .tasklog import salvage
 
@@ -45,10 +38,6 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-
-
-RESOURCES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
-"""Ray's names of what a slot may ask for."""
 
 
 @dataclass
@@ -308,269 +297,3 @@ def checked_search(plan: Plan) -> Any:
             f"Sweep: {type(search).__name__} has a metric or space of its own: leave them out, the sweep gives them."
         )
     return search
-
-
-# Ray
-
-
-@contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[StopSignals]:
-    """Ray, started here or joined; left as it was found.
-
-    Raises:
-        ClusterError: the cluster at the address cannot be joined.
-    """
-    import ray
-
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if target == "local":
-        options["include_dashboard"] = False
-    mine = not ray.is_initialized()
-    if mine:
-        check_reachable(target)
-        with by_environment({} if address is None else {"RAY_ADDRESS": ""}), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                ray.init(address=target, **options)
-            except Exception as error:
-                text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-                remedy = "check the address and RAY_AUTH_MODE" if target != "local" else "see `orchestrator doctor`"
-                raise ClusterError(f"Ray at {target!r} cannot be used: {text}; {remedy}.") from error
-    with StopSignals() as signals, without_raylet_messages():
-        try:
-            yield signals
-        finally:
-            if mine:
-                ray.shutdown()
-
-
-@contextlib.contextmanager
-def without_raylet_messages() -> Iterator[None]:
-    """Keep Ray's accounts of dead workers and nodes off the screen, which `log_to_driver=False` does not."""
-    import ray
-
-    module: Any = ray._private.worker
-    name = "_worker_logs_enabled"  # private, so it may go away: then Ray is talkative
-    before = getattr(module, name, None)
-    if before is not None:
-        setattr(module, name, False)
-    try:
-        yield
-    finally:
-        if before is not None:
-            setattr(module, name, before)
-
-
-def check_reachable(address: str) -> None:
-    """Raise ClusterError unless something answers at "host:port" or "ray://host:port"; Ray would wait for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdecimal():
-        return  # "local" and "auto", which Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ClusterError(f"No Ray cluster answers at {address!r} ({reason}): check the address.") from None
-
-
-INTERRUPTED = "Interrupted."
-
-GRACE = 20.0
-"""Seconds that running tasks have to save themselves after a first Ctrl-C."""
-
-
-class StopSignals:
-    """Ctrl-C and SIGTERM: the first asks the run to end, the second, or GRACE seconds, interrupt it.
-
-    As long as there is nobody to ask, the first interrupts too.
-    """
-
-    def __init__(self) -> None:
-        self._ask: Callable[[], None] | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        with contextlib.suppress(ValueError):  # not in the main thread (a notebook's, a test's)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-                self._before[number] = signal.signal(number, self._heard)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def ask(self, ask: Callable[[], None]) -> Iterator[None]:
-        """Within, the first signal calls `ask`."""
-        self._ask = ask
-        try:
-            yield
-        finally:
-            self._ask = None
-
-    def _heard(self, number: int, frame: Any) -> None:
-        ask, self._ask = self._ask, None
-        if ask is None:
-            raise KeyboardInterrupt
-        signal.setitimer(signal.ITIMER_REAL, GRACE)
-        ask()
-
-
-def node_resources() -> list[dict[str, float]]:
-    """Total resources of every live node."""
-    import ray
-
-    return [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]]
-
-
-def alive_nodes() -> set[str]:
-    """Identifiers of the nodes that are alive."""
-    import ray
-
-    return {str(n["NodeID"]) for n in ray.nodes() if n["Alive"]}
-
-
-def ray_resources(slot: Mapping[str, float]) -> dict[str, float]:
-    """A slot in Ray's names, without what is zero."""
-    return {RESOURCES[k]: v for k, v in slot.items() if v}
-
-
-def check_feasible(slot: Mapping[str, float], nodes: list[dict[str, float]]) -> None:
-    """Raise ClusterError unless some node has what the slot asks for."""
-    wanted = ray_resources(slot)
-    if any(all(node.get(k, 0.0) >= v for k, v in wanted.items()) for node in nodes):
-        return
-    for name, amount in wanted.items():
-        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
-        if most < amount:
-            raise ClusterError(
-                f"A slot asks for {amount:g} {name}, but no node has more than {most:g}: "
-                f"lower it, for example --set 'slot={{\"cpu\": 1}}'."
-            )
-    raise ClusterError(f"No single node has all that a slot asks for: {wanted}.")
-
-
-class Capacity:
-    """How many slots the nodes have; nodes come and go.
-
-    Args:
-        nodes: tells the resources of every live node.
-    """
-
-    def __init__(self, nodes: Callable[[], list[dict[str, float]]]) -> None:
-        self._ask = nodes
-        self._asked = float("-inf")
-        self._nodes: list[dict[str, float]] = []
-
-    def of(self, slot: Mapping[str, float]) -> int:
-        """Slots of this kind that fit on all nodes together."""
-        wanted = ray_resources(slot)
-        total = 0
-        for node in self._now():
-            fits = [_units(node.get(name, 0.0), amount) for name, amount in wanted.items()]
-            total += min(fits, default=0)
-        return max(total, 1)
-
-    def larger(self, slot: Mapping[str, float]) -> dict[str, float] | None:
-        """Twice the slot, or as much of that as the largest node has; None if the slot is all that it has."""
-        best: dict[str, float] | None = None
-        for node in self._now():
-            offers = {name: node.get(ray, 0.0) for name, ray in RESOURCES.items() if slot.get(name)}
-            if any(offers[name] < slot[name] for name in offers):
-                continue
-            grown = {name: _whole(min(2 * slot[name], offer)) for name, offer in offers.items()}
-            if any(grown[n] > slot[n] for n in grown) and (best is None or sum(grown.values()) > sum(best.values())):
-                best = grown
-        return None if best is None else {**slot, **best}
-
-    def _now(self) -> list[dict[str, float]]:
-        if time.monotonic() - self._asked > 5.0:
-            self._nodes = list(self._ask()) or self._nodes
-            self._asked = time.monotonic()
-        return self._nodes
-
-
-def _whole(amount: float) -> float:
-    """Above one, whole: Ray takes no GPU and a half."""
-    return float(math.floor(amount)) if amount > 1 else amount
-
-
-def _units(available: float, amount: float) -> int:
-    """How often the amount fits; a share of a GPU lies on one device."""
-    if 0 < amount < 1:
-        return (
-            math.floor(available + 1e-9) * math.floor(1 / amount + 1e-9) if available >= 1 else int(available >= amount)
-        )
-    return math.floor(available / amount + 1e-9)
-
-
-@contextlib.contextmanager
-def by_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while; an empty value removes one."""
-    before = {k: os.environ.get(k) for k in values}
-    for name, value in values.items():
-        if value:
-            os.environ[name] = value
-        else:
-            os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        for name, old in before.items():
-            if old is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = old
-
-
-# Code and its state
-
-
-def register_by_value() -> None:
-    """Let classes of the sweep file, and of modules beside it, travel to the workers by value."""
-    from ray import cloudpickle
-
-    modules = own_modules()
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    names = {module.__name__ for module in modules}
-    for cls in subclasses(Spec):
-        if cls.__module__ in names:
-            with contextlib.suppress(NameError):  # an annotation that means nothing here: told when it is used
-                field_hints(cls)
-
-
-def own_modules() -> list[Any]:
-    """The loaded sweep files and the modules that lie beside one."""
-    from .keys import SWEEP_MODULE_PREFIX
-
-    sweeps = [m for name, m in list(sys.modules.items()) if name.startswith(SWEEP_MODULE_PREFIX)]
-    folders = {Path(m.__file__).resolve().parent for m in sweeps if m.__file__}
-    found = list(sweeps)
-    for module in list(sys.modules.values()):
-        file = getattr(module, "__file__", None)
-        if file and Path(file).resolve().parent in folders and Path(file).is_file() and module not in found:
-            found.append(module)
-    return found
-
-
-def own_paths() -> tuple[str, ...]:
-    """The folders of the loaded sweep files."""
-    return tuple(dict.fromkeys(str(Path(m.__file__).resolve().parent) for m in own_modules() if m.__file__))
-
-
-def git_state() -> dict[str, Any]:
-    """Commit of the working folder and whether it has uncommitted changes; empty outside a repository."""
-
-    def ask(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = ask("rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))} if commit else {}

@@ -23,8 +23,10 @@ from .errors import DamagedArtifact, UserError
 from .events import Events
 from .graph import Graph, State
 from .live import Live
-from .plan import Node, Plan, Shape, past_seconds, shape_of
+from .plan import Node, Plan, past_seconds
 from .process import Input
+from .signals import GRACE
+from .slots import Shape, shape_of
 from .store import Store
 from .tasklog import last_words
 from .worker import Bundle, Outcome, Work
@@ -35,9 +37,6 @@ LONG = 5.0
 
 DOUBTS = 10
 """How often an artifact in which no damage is found may be called damaged before it counts as such."""
-
-SAVE_SECONDS = 20.0
-"""How long a run that is to end early waits for workers that save what they are at."""
 
 
 class DagSearch(Searcher):
@@ -139,7 +138,7 @@ class DagSearch(Searcher):
         if self._events.trouble is not None:  # the disk is full, or the store has stayed away
             self.halt(str(self._events.trouble))
         if self.halted is not None:
-            saving = self._saving() and time.monotonic() - self._halted_at < SAVE_SECONDS
+            saving = self._saving() and time.monotonic() - self._halted_at < GRACE
             return None if self._bundles or saving else str(Searcher.FINISHED)
         self._look_elsewhere()
         self._proposals.ask(self._slots(shape_of(self.plan.slot_of_most())))

@@ -18,6 +18,7 @@ from tasks.spec import Spec, is_space
 from tasks.task import GroupProbe, PairProbe, Probe, Task
 
 from .keys import canonical
+from .slots import checked_slot
 
 Seeds = Mapping[str, int]
 
@@ -318,29 +319,6 @@ def _replicates(seeds: Sequence[int | Seeds], streams: Sequence[str]) -> tuple[R
     if len({r.label for r in found}) < len(found):  # they differ in what "*" stands for: name every stream
         found = [Replicate(",".join(f"{k}={v}" for k, v in r.seeds.items()), r.seeds) for r in found]
     return tuple(found)
-
-
-def checked_slot(slot: Any, where: str) -> dict[str, float]:
-    """A slot with checked names and amounts, `cpu` always stated."""
-    known = ("cpu", "gpu", "memory")
-    if not isinstance(slot, Mapping):
-        raise InvalidValue(f"Sweep: {where} must be a mapping such as {{'cpu': 1}}, not {slot!r}.")
-    for name, amount in slot.items():
-        if name not in known:
-            raise InvalidValue(f"Sweep: {where} names {name!r}{nearest(name, known)}; known are cpu, gpu and memory.")
-        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
-            raise InvalidValue(f"Sweep: {where}[{name!r}] must be a number of at least 0, not {amount!r}.")
-        if name == "gpu" and amount > 1 and amount != int(amount):
-            raise InvalidValue(f"Sweep: {where}['gpu'] must be whole above 1, not {amount!r}: only one GPU is shared.")
-    checked = {"cpu": 1.0, **{k: float(v) for k, v in slot.items()}}
-    if not any(checked.values()):
-        raise InvalidValue(f"Sweep: {where} holds no resource at all: give it some, such as {{'cpu': 1}}.")
-    return checked
-
-
-def default_slot(gpus: bool) -> dict[str, float]:
-    """What a task holds where the sweep does not say."""
-    return {"cpu": 1.0, "gpu": 0.25} if gpus else {"cpu": 1.0}
 
 
 def spaces(spec: Any, path: str = "") -> dict[str, Any]:

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 RAY = {"orchestrator.adaptive", "orchestrator.search", "orchestrator.worker", "orchestrator.run"}
 """The modules that may import Ray wherever they like."""
 RAY_LAZILY = {
+    "orchestrator.cluster",  # starts or joins it
+    "orchestrator.shipping",  # sends code by it
     "orchestrator.sweep",  # draws from Tune's random spaces
     "orchestrator.deaths",  # reads what it says of a dead worker
     "orchestrator.tamed",  # undoes some of Tune's ways

@@ -64,7 +64,7 @@ def _gpus() -> str:
 
 
 def _look_at_cluster(address: str | None) -> bool:
-    from ..run import node_resources, ray_session
+    from ..cluster import node_resources, ray_session
 
     try:
         with ray_session(address):

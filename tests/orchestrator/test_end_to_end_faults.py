@@ -27,8 +27,7 @@ from cluster import command as title
 from s3 import SECRET_KEY, S3Server
 
 from orchestrator.events import read_events
-from orchestrator.run import GRACE
-from orchestrator.search import SAVE_SECONDS
+from orchestrator.signals import GRACE
 from orchestrator.store import Store
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -459,7 +458,7 @@ def test_every_way_to_fail_beside_healthy_tasks(folder, capsys):
     assert 14 <= kept < all_ - 100
     assert len(contents()) == kept
     halted, ended = told(runs("trouble")[-1], "halted", "run_halted")
-    assert ended["time"] - halted["time"] < SAVE_SECONDS  # it does not wait for workers that have ended
+    assert ended["time"] - halted["time"] < GRACE  # it does not wait for workers that have ended
     assert not leftovers()
 
 

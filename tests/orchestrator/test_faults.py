@@ -16,7 +16,7 @@ from builders import toy_sweep
 from ray.tune.search import Searcher
 from toys import Curvature, Ensemble, Fit
 
-from orchestrator import run
+from orchestrator import signals
 from orchestrator.__main__ import main
 from orchestrator.commands.sweep import only_failed
 from orchestrator.decisions import Decisions
@@ -24,8 +24,8 @@ from orchestrator.events import Events, read_events
 from orchestrator.graph import State
 from orchestrator.live import Live
 from orchestrator.plan import Node, Plan, make_plan
-from orchestrator.run import Capacity
 from orchestrator.search import DagSearch
+from orchestrator.slots import Capacity
 from orchestrator.store import Store
 from orchestrator.worker import Bundle, Outcome
 
@@ -411,7 +411,7 @@ def test_a_run_that_is_to_end_does_so_although_a_trial_waits_and_saves_what_take
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(Capacity, "larger", lambda self, slot: {"cpu": 99.0})
-    monkeypatch.setattr(run, "GRACE", 1000.0)  # nothing but the end itself ends it
+    monkeypatch.setattr(signals, "GRACE", 1000.0)  # nothing but the end itself ends it
     Path("study.py").write_text(STUCK)
     store = Store("artifacts")
 

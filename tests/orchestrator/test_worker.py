@@ -14,7 +14,7 @@ from s3 import S3Server
 
 from orchestrator import process
 from orchestrator.process import Input
-from orchestrator.run import own_modules
+from orchestrator.shipping import own_modules
 from orchestrator.store import Store
 from orchestrator.sweep_file import load_sweep
 from orchestrator.tasklog import salvage

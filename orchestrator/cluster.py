@@ -1,0 +1,108 @@
+"""The Ray cluster: started here or joined, and the nodes it has."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .errors import ClusterError
+from .signals import StopSignals
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[StopSignals]:
+    """Ray, started here or joined; left as it was found.
+
+    Raises:
+        ClusterError: the cluster at the address cannot be joined.
+    """
+    import ray
+
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if target == "local":
+        options["include_dashboard"] = False
+    mine = not ray.is_initialized()
+    if mine:
+        check_reachable(target)
+        with by_environment({} if address is None else {"RAY_ADDRESS": ""}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                ray.init(address=target, **options)
+            except Exception as error:
+                text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+                remedy = "check the address and RAY_AUTH_MODE" if target != "local" else "see `orchestrator doctor`"
+                raise ClusterError(f"Ray at {target!r} cannot be used: {text}; {remedy}.") from error
+    with StopSignals() as signals, without_raylet_messages():
+        try:
+            yield signals
+        finally:
+            if mine:
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def without_raylet_messages() -> Iterator[None]:
+    """Keep Ray's accounts of dead workers and nodes off the screen, which `log_to_driver=False` does not."""
+    import ray
+
+    module: Any = ray._private.worker
+    name = "_worker_logs_enabled"  # private, so it may go away: then Ray is talkative
+    before = getattr(module, name, None)
+    if before is not None:
+        setattr(module, name, False)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(module, name, before)
+
+
+def check_reachable(address: str) -> None:
+    """Raise ClusterError unless something answers at "host:port" or "ray://host:port"; Ray would wait for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "local" and "auto", which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ClusterError(f"No Ray cluster answers at {address!r} ({reason}): check the address.") from None
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Total resources of every live node."""
+    import ray
+
+    return [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]]
+
+
+def alive_nodes() -> set[str]:
+    """Identifiers of the nodes that are alive."""
+    import ray
+
+    return {str(n["NodeID"]) for n in ray.nodes() if n["Alive"]}
+
+
+@contextlib.contextmanager
+def by_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while; an empty value removes one."""
+    before = {k: os.environ.get(k) for k in values}
+    for name, value in values.items():
+        if value:
+            os.environ[name] = value
+        else:
+            os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
