@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import ClusterError
 from .signals import StopSignals
+from .slots import NodeOffer
 
 
 @contextlib.contextmanager
@@ -75,18 +76,15 @@ def check_reachable(address: str) -> None:
         raise ClusterError(f"No Ray cluster answers at {address!r} ({reason}): check the address.") from None
 
 
-def node_resources() -> list[dict[str, float]]:
-    """Total resources of every live node."""
+def node_offers() -> list[NodeOffer]:
+    """What every live node has."""
     import ray
 
-    return [dict(n["Resources"]) for n in ray.nodes() if n["Alive"]]
-
-
-def alive_nodes() -> set[str]:
-    """Identifiers of the nodes that are alive."""
-    import ray
-
-    return {str(n["NodeID"]) for n in ray.nodes() if n["Alive"]}
+    return [
+        NodeOffer(str(n["NodeID"]), str(n["NodeManagerHostname"]), dict(n["Resources"]), dict(n.get("Labels") or {}))
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cluster import alive_nodes, by_environment, node_resources, ray_session
+from .cluster import by_environment, node_offers, ray_session
 from .decisions import Decisions
 from .errors import InvalidValue, StoreError
 from .events import Events
@@ -119,13 +119,13 @@ def execute_plan(
         from .search import DagSearch
         from .worker import RunInfo, Worker
 
-        nodes = node_resources()
-        usual = plan.sweep.slot or default_slot(gpus=any(n.get("GPU") for n in nodes))
+        nodes = node_offers()
+        usual = plan.sweep.slot or default_slot(gpus=any(n.resources.get("GPU") for n in nodes))
         plan.sweep = dataclasses.replace(plan.sweep, slot=usual)
         slots_wanted = [usual, *plan.sweep.slots.values()]
         for slot in slots_wanted:
             check_feasible(slot, nodes)
-        capacity = Capacity(node_resources)
+        capacity = Capacity(node_offers)
         slots = capacity.of(usual)
         run_info = RunInfo(
             store.address,
@@ -158,7 +158,7 @@ def execute_plan(
             watched=scheduler is not None,
             live=live,
             larger=lambda shape: None if (slot := capacity.larger(dict(shape))) is None else shape_of(slot),
-            nodes=alive_nodes,
+            nodes=lambda: {n.id for n in node_offers()},
             only=only,
             fail_fast=fail_fast,
             keep_weights=keep_weights,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.errors import InvalidValue, nearest
@@ -13,6 +14,45 @@ from .errors import ClusterError
 
 RESOURCES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
 """Ray's names of what a slot may ask for."""
+
+
+@dataclass(frozen=True)
+class NodeOffer:
+    """What a live node has.
+
+    Attributes:
+        id: Ray's identifier.
+        host: its host name.
+        resources: totals in Ray's names.
+        labels: Ray's, those that it gives every node ("ray.io/…") included.
+    """
+
+    id: str
+    host: str
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """A kind of node that a cluster may have, as its cluster file says.
+
+    Attributes:
+        name: of the node type.
+        resources: of one node, in Ray's names.
+        least: how many there are always; `most`: how many there may be.
+        labels: of each node.
+        dollars: price of one node for an hour; None if none is stated.
+        head: whether the driver runs there.
+    """
+
+    name: str
+    resources: Mapping[str, float]
+    least: int
+    most: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    dollars: float | None = None
+    head: bool = False
 
 
 Shape = tuple[tuple[str, float], ...]
@@ -51,13 +91,13 @@ def ray_resources(slot: Mapping[str, float]) -> dict[str, float]:
     return {RESOURCES[k]: v for k, v in slot.items() if v}
 
 
-def check_feasible(slot: Mapping[str, float], nodes: list[dict[str, float]]) -> None:
+def check_feasible(slot: Mapping[str, float], nodes: Sequence[NodeOffer]) -> None:
     """Raise ClusterError unless some node has what the slot asks for."""
     wanted = ray_resources(slot)
-    if any(all(node.get(k, 0.0) >= v for k, v in wanted.items()) for node in nodes):
+    if any(all(node.resources.get(k, 0.0) >= v for k, v in wanted.items()) for node in nodes):
         return
     for name, amount in wanted.items():
-        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        most = max((node.resources.get(name, 0.0) for node in nodes), default=0.0)
         if most < amount:
             raise ClusterError(
                 f"A slot asks for {amount:g} {name}, but no node has more than {most:g}: "
@@ -70,20 +110,20 @@ class Capacity:
     """How many slots the nodes have; nodes come and go.
 
     Args:
-        nodes: tells the resources of every live node.
+        nodes: tells what every live node has.
     """
 
-    def __init__(self, nodes: Callable[[], list[dict[str, float]]]) -> None:
+    def __init__(self, nodes: Callable[[], Sequence[NodeOffer]]) -> None:
         self._ask = nodes
         self._asked = float("-inf")
-        self._nodes: list[dict[str, float]] = []
+        self._nodes: list[NodeOffer] = []
 
     def of(self, slot: Mapping[str, float]) -> int:
         """Slots of this kind that fit on all nodes together."""
         wanted = ray_resources(slot)
         total = 0
         for node in self._now():
-            fits = [_units(node.get(name, 0.0), amount) for name, amount in wanted.items()]
+            fits = [_units(node.resources.get(name, 0.0), amount) for name, amount in wanted.items()]
             total += min(fits, default=0)
         return max(total, 1)
 
@@ -91,7 +131,7 @@ class Capacity:
         """Twice the slot, or as much of that as the largest node has; None if the slot is all that it has."""
         best: dict[str, float] | None = None
         for node in self._now():
-            offers = {name: node.get(ray, 0.0) for name, ray in RESOURCES.items() if slot.get(name)}
+            offers = {name: node.resources.get(ray, 0.0) for name, ray in RESOURCES.items() if slot.get(name)}
             if any(offers[name] < slot[name] for name in offers):
                 continue
             grown = {name: _whole(min(2 * slot[name], offer)) for name, offer in offers.items()}
@@ -99,7 +139,7 @@ class Capacity:
                 best = grown
         return None if best is None else {**slot, **best}
 
-    def _now(self) -> list[dict[str, float]]:
+    def _now(self) -> list[NodeOffer]:
         if time.monotonic() - self._asked > 5.0:
             self._nodes = list(self._ask()) or self._nodes
             self._asked = time.monotonic()

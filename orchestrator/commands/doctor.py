@@ -64,14 +64,14 @@ def _gpus() -> str:
 
 
 def _look_at_cluster(address: str | None) -> bool:
-    from ..cluster import node_resources, ray_session
+    from ..cluster import node_offers, ray_session
 
     try:
         with ray_session(address):
-            nodes = node_resources()
+            nodes = node_offers()
     except UserError as error:
         _tell("cluster", str(error))
         return False
-    totals = {k: sum(n.get(k, 0) for n in nodes) for k in ("CPU", "GPU")}
+    totals = {k: sum(n.resources.get(k, 0) for n in nodes) for k in ("CPU", "GPU")}
     _tell("cluster", f"{len(nodes)} nodes, {totals['CPU']:g} CPUs, {totals['GPU']:g} GPUs")
     return True

@@ -25,7 +25,7 @@ from orchestrator.graph import State
 from orchestrator.live import Live
 from orchestrator.plan import Node, Plan, make_plan
 from orchestrator.search import DagSearch
-from orchestrator.slots import Capacity
+from orchestrator.slots import Capacity, NodeOffer
 from orchestrator.store import Store
 from orchestrator.worker import Bundle, Outcome
 
@@ -154,7 +154,7 @@ def test_a_machine_that_goes_is_nobodys_fault(store: Store) -> None:
 
 
 def test_out_of_memory_gets_larger_slots_up_to_a_whole_node(store: Store) -> None:
-    node_has = {"CPU": 3.0, "memory": 4e9}
+    node_has = NodeOffer("a", "host", {"CPU": 3.0, "memory": 4e9})
     capacity = Capacity(lambda: [node_has])
 
     def larger(shape: Any) -> Any:
@@ -180,7 +180,7 @@ def test_out_of_memory_gets_larger_slots_up_to_a_whole_node(store: Store) -> Non
 
 
 def test_a_larger_slot_is_whole_above_one_and_fits_on_one_node() -> None:
-    nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
+    nodes = [NodeOffer("a", "one", {"CPU": 8.0, "GPU": 2.0}), NodeOffer("b", "two", {"CPU": 64.0})]
     capacity = Capacity(lambda: nodes)
     assert capacity.larger({"cpu": 1.0, "gpu": 0.25}) == {"cpu": 2.0, "gpu": 0.5}
     assert capacity.larger({"cpu": 4.0, "gpu": 0.75}) == {"cpu": 8.0, "gpu": 1.0}
