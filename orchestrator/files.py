@@ -220,7 +220,7 @@ class Files(ABC):
                 left = began + max(self.patience, BLINK) - self._troubled
                 if left <= 0:
                     raise StoreUnavailable(
-                        f"The store {self.name} does not answer ({words}), for {self._troubled - began:.0f} seconds: "
+                        f"The store {self.name} does not answer ({words}), for {self._troubled - began:.0f} s: "
                         "check it and the way to it, then give the same command again, which goes on from what is "
                         "stored."
                     )
@@ -247,7 +247,7 @@ class Files(ABC):
             self._waiting += 1
             first = self._waiting == 1
         if first and self.on_wait is not None:
-            self.on_wait(f"The store {self.name} does not answer ({words}): waiting up to {self.patience:.0f} seconds.")
+            self.on_wait(f"The store {self.name} does not answer ({words}): waiting up to {self.patience:.0f} s.")
 
     def _end_waiting(self, answered: bool) -> None:
         with self._lock:

@@ -689,7 +689,7 @@ def test_a_store_that_comes_back_is_waited_for(store: Store, tmp_path) -> None:
     assert store.committed(["Job"]) == {KEY}
     helper.join()
     assert len(told) == 2
-    assert "waiting up to 60 seconds" in told[0] and "answers again" in told[1]
+    assert "waiting up to 60 s" in told[0] and "answers again" in told[1]
 
 
 def test_patience_travels(store: Store) -> None:
