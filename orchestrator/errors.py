@@ -33,7 +33,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreRefused(StoreError):
-    """The store does not let this machine in: no credentials or rights, or wrong ones."""
+    """The store does not let this machine in (no credentials or rights, or wrong ones), or its settings are no good."""
 
 
 class StoreFull(StoreError):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .errors import StoreRefused
 from .files import hash_file, is_plain
 
 _verified: dict[str, tuple[int, int, int]] = {}
@@ -44,28 +45,37 @@ def difference(path: Path, about: Mapping[str, Any]) -> str | None:
 
 
 def node_folder(name: str) -> Path:
-    """A folder of this user alone on the node's own disk: "cache" or "work".
+    """A folder of this user alone on the node's own disk: "cache", "work" or "logs".
 
     Raises:
         OSError: it cannot be made, or is not this user's.
+        StoreRefused: see `node_top`.
     """
-    top = _node_top()
+    top = node_top()
+    os.makedirs(top.parent, exist_ok=True)
     for folder in (top, top / name):
         try:
             os.mkdir(folder, 0o700)
         except FileExistsError:
             about = os.lstat(folder)
             if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
-                raise PermissionError(13, "it belongs to somebody else; set TMPDIR", str(folder)) from None
+                words = "it belongs to somebody else; set ORCHESTRATOR_CACHE"
+                raise PermissionError(13, words, str(folder)) from None
             if stat.S_IMODE(about.st_mode) != 0o700:
                 os.chmod(folder, 0o700)
     return top / name
 
 
-def node_folders() -> list[Path]:
-    """The node's folders, made or not."""
-    return [_node_top() / "cache", _node_top() / "work"]
+def node_top() -> Path:
+    """The folder of this user on the node's own disk: in $ORCHESTRATOR_CACHE, else where temporary files go.
 
-
-def _node_top() -> Path:
-    return Path(tempfile.gettempdir()) / f"orchestrator-{os.getuid()}"
+    Raises:
+        StoreRefused: the variable names no folder.
+    """
+    named = os.environ.get("ORCHESTRATOR_CACHE", "")
+    if named and not os.path.isabs(named):
+        raise StoreRefused(f"$ORCHESTRATOR_CACHE must be the absolute path of a folder, not {named!r}.")
+    for path in (Path(named), *Path(named).parents) if named else ():
+        if path.exists() and not path.is_dir():
+            raise StoreRefused(f"$ORCHESTRATOR_CACHE must be the path of a folder, but {path} is a file.")
+    return Path(named or tempfile.gettempdir()) / f"orchestrator-{os.getuid()}"

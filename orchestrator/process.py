@@ -34,19 +34,23 @@ class Input:
     inputs: tuple[Input, ...] = ()
 
 
-def input_artifact(needed: Input, store: Store, contents: dict[str, Any] | None = None) -> Artifact:
+def input_artifact(
+    needed: Input, store: Store, hold: contextlib.ExitStack, contents: dict[str, Any] | None = None
+) -> Artifact:
     """The artifact on this machine, with those it was made from.
 
     Args:
+        hold: they stay there until this is closed.
         contents: takes in the files of them all, by key, with their hashes.
     """
     name = type(needed.task).__name__
     manifest = store.manifest(name, needed.key)
     if contents is not None:
         contents[needed.key] = manifest["files"]
-    inputs = tuple(input_artifact(i, store, contents) for i in needed.inputs)
+    inputs = tuple(input_artifact(i, store, hold, contents) for i in needed.inputs)
     seeds = dict(needed.seeds) or inherited_seeds(inputs)
-    return Artifact(needed.key, needed.task, store.fetch(name, needed.key), manifest["results"], seeds, inputs)
+    folder = store.fetch(name, needed.key, hold)
+    return Artifact(needed.key, needed.task, folder, manifest["results"], seeds, inputs)
 
 
 @contextlib.contextmanager

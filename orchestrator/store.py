@@ -19,7 +19,6 @@ files always belong together, whatever two writers do.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -36,6 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .cache import Cache
 from .errors import DamagedArtifact, NoPlainFile, StoreError, StoreFull
 from .files import fault_of, hash_file, is_plain, sync, sync_filesystem, words_of
 from .identity import mine
@@ -206,6 +206,7 @@ class Store(StoreFiles):
         try:
             if self.local is None:
                 parent = node_folder("work")
+                Cache().spare()
             else:
                 parent = self.path("tmp")
                 self._here.attempt("written", "tmp", lambda: self._here.make_folder(parent))
@@ -216,7 +217,9 @@ class Store(StoreFiles):
     def _on_node(self, error: OSError, what: str) -> StoreError:
         """The sentence for an error on this machine's own disk."""
         if fault_of(error, True) == "full":
-            return StoreFull(f"{what}, since the disk is full ({words_of(error)}): make space, or set TMPDIR.")
+            return StoreFull(
+                f"{what}, since the disk is full ({words_of(error)}): make space, or set ORCHESTRATOR_CACHE."
+            )
         return StoreError(f"{what}: {words_of(error)}.")
 
     def commit(self, task_name: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,7 +264,11 @@ class Store(StoreFiles):
         """
         try:
             if self.local is None:
-                return [self._publish_remotely(p) for p in prepared]
+                found = [self._publish_remotely(p) for p in prepared]
+                mine = [p for p, stored in zip(prepared, found, strict=True) if stored is p.manifest]
+                with contextlib.suppress(OSError, StoreError):  # they are committed: what is left is a favour
+                    Cache().adopt([(p.key, p.folder, p.manifest["files"]) for p in mine])
+                return found
             self._files.attempt("written", ARTIFACTS, partial(self._make_durable, prepared))
             found = [self._publish_locally(p) for p in prepared]
             for name in {p.task_name for p in prepared}:
@@ -346,43 +353,51 @@ class Store(StoreFiles):
 
     # Artifacts to read, and what may befall them
 
-    def fetch(self, task_name: str, key: str) -> Path:
-        """A local folder with the artifact's files: its own in a local store, else a cached copy.
+    def fetch(self, task_name: str, key: str, hold: contextlib.ExitStack | None = None) -> Path:
+        """A local folder with the artifact's files: its own in a local store, else a copy in the node's cache.
 
         Every file is compared with its manifest before this process first uses it.
+
+        Args:
+            hold: the copy stays until this is closed; without it, it may go at any time.
 
         Raises:
             DamagedArtifact: a file is not what was committed, or there is no such artifact.
         """
-        return self._fetch(task_name, key, None)
+        return self._fetch(task_name, key, None, hold)
 
-    def fetch_file(self, task_name: str, key: str, name: str) -> Path:
+    def fetch_file(self, task_name: str, key: str, name: str, hold: contextlib.ExitStack | None = None) -> Path:
         """One file of an artifact, in a local folder; like `fetch` without the other files.
 
         Raises:
             DamagedArtifact: it is not what was committed, or there is no such file or artifact.
         """
-        return self._fetch(task_name, key, name) / name
+        return self._fetch(task_name, key, name, hold) / name
 
-    def _fetch(self, task_name: str, key: str, only: str | None) -> Path:
+    def _fetch(self, task_name: str, key: str, only: str | None, hold: contextlib.ExitStack | None) -> Path:
+        if hold is None:
+            with contextlib.ExitStack() as moment:
+                return self._fetch(task_name, key, only, moment)
         manifest = self.manifest(task_name, key)
         try:
-            return self._fetch_from(task_name, key, manifest, only)
+            return self._fetch_from(task_name, key, manifest, only, hold)
         except DamagedArtifact:
             self._forget(task_name, key)  # the artifact may have been made anew since the manifest was read
             again = self.manifest(task_name, key)
             if again == manifest:
                 raise
-            return self._fetch_from(task_name, key, again, only)
+            return self._fetch_from(task_name, key, again, only, hold)
 
-    def _fetch_from(self, task_name: str, key: str, manifest: dict[str, Any], only: str | None) -> Path:
+    def _fetch_from(
+        self, task_name: str, key: str, manifest: dict[str, Any], only: str | None, hold: contextlib.ExitStack
+    ) -> Path:
         files = manifest["files"]
         if only is not None:
             if only not in files:
                 raise self._damage(task_name, key, f"{only}: missing")
             files = {only: files[only]}
         if self.local is None:
-            return self._fetch_remotely(task_name, key, manifest, files)
+            return self._fetch_remotely(task_name, key, manifest, files, hold)
         folder = self.path(_place(task_name, key))
         wrong = self._differences(task_name, key, folder, files)
         if wrong:
@@ -405,37 +420,20 @@ class Store(StoreFiles):
     def _missing(self, task_name: str, key: str, name: str) -> str:
         return "deleted to save space" if name in self.dropped_files(task_name, key) else "missing"
 
-    def _fetch_remotely(self, task_name: str, key: str, manifest: dict[str, Any], files: Mapping[str, Any]) -> Path:
+    def _fetch_remotely(
+        self, task_name: str, key: str, manifest: dict[str, Any], files: Mapping[str, Any], hold: contextlib.ExitStack
+    ) -> Path:
         place = _place(task_name, key)
-        contents = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
         source = f"{place}/{manifest['folder']}" if "folder" in manifest else place
+
+        def fetch(part: Path) -> None:
+            self._download(task_name, key, source, files, part)
+            (part / MANIFEST).write_bytes(bytes_of(manifest))
+
         try:
-            cache = node_folder("cache")
-            entry = cache / f"{key}-{contents}"
-            while True:
-                if entry.is_dir():
-                    if not any(difference(entry / name, about) for name, about in files.items()):
-                        return entry
-                    away = cache / f"{mine()}-{uuid.uuid4().hex[:12]}"
-                    with contextlib.suppress(FileNotFoundError):  # another process may have found the same
-                        os.rename(entry, away)
-                    shutil.rmtree(away, ignore_errors=True)
-                part = Path(tempfile.mkdtemp(dir=cache, prefix=f"{mine()}-"))
-                try:
-                    self._download(task_name, key, source, files, part)
-                    (part / MANIFEST).write_bytes(bytes_of(manifest))
-                    for name in files:
-                        os.chmod(part / name, 0o444)  # shared by all tasks of the node
-                    os.rename(part, entry)
-                    for name in files:
-                        note(entry / name)
-                    return entry
-                except OSError:
-                    if not entry.is_dir():
-                        raise
-                    # Another process of this node was faster: what it left is looked at like any other.
-                finally:
-                    shutil.rmtree(part, ignore_errors=True)
+            cache = Cache()
+            files = manifest["files"] if cache.has(key, manifest["files"]) else files
+            return hold.enter_context(cache.held(key, files, fetch, patience=self.patience))
         except OSError as error:
             raise self._on_node(error, f"The artifact {task_name}/{key} cannot be copied to this node") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from .buckets import open_bucket
+from .cache import Cache, check_settings
 from .errors import StoreError
 from .files import MARKER, Files, Listed, LocalFiles, RemoteFiles
 from .identity import is_abandoned
 from .manifests import FOLDER, FORMAT, MANIFEST
-from .node import node_folders
+from .node import node_top
 
 ARTIFACTS, SNAPSHOTS, DAMAGED = "artifacts", "snapshots", "damaged"
 
@@ -169,6 +171,7 @@ class StoreFiles:
     def check_writable(self) -> None:
         """Raise StoreError unless a file can be written, or if a newer version wrote the store."""
         if self.local is None:
+            check_settings()
             self._there.bucket.check_packages()
             self._files.attempt("written", MARKER, self._there.bucket.make)
         if self.check_format() != FORMAT:
@@ -180,7 +183,10 @@ class StoreFiles:
 
     def clean_up(self) -> None:
         """Delete what processes of this host that are gone have left unfinished, in the store and on the node."""
-        for folder in [*([self.path("tmp")] if self.local is not None else []), *node_folders()]:
+        if self.local is None:
+            with contextlib.suppress(OSError, StoreError):
+                Cache().clean_up()
+        for folder in [*([self.path("tmp")] if self.local is not None else []), node_top() / "work"]:
             try:
                 names = os.listdir(folder)
             except OSError:

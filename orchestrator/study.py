@@ -7,12 +7,13 @@ torch or Ray.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -154,17 +155,20 @@ class Study:
             results = {k: _within_reach(v) for k, v in manifest.get("results", {}).items()}
             self._manifests[task.key] = plain_data({**manifest, "results": results})
 
-    def file(self, key: str, name: str) -> Path:
-        """One file of a committed task, in a local folder.
+    @contextlib.contextmanager
+    def file(self, key: str, name: str) -> Iterator[Path]:
+        """One file of a committed task, in a local folder, as long as the context lasts.
 
         Raises:
             DamagedArtifact: it is not what was committed, or is gone.
         """
-        try:
-            return self.store.fetch_file(self.tasks[key].name, key, name)
-        except DamagedArtifact as error:
-            self.damaged[key] = error.reason
-            raise
+        with contextlib.ExitStack() as hold:
+            try:
+                path = self.store.fetch_file(self.tasks[key].name, key, name, hold)
+            except DamagedArtifact as error:
+                self.damaged[key] = error.reason
+                raise
+            yield path
 
     def status(self, key: str) -> str:
         """How a task ended: "done", "diverged", "failed", "skipped", "stopped" or "not run"."""

@@ -306,6 +306,7 @@ def carry_out(
     snapshots = StoreSnapshots(store, work.key, run.snapshot_seconds)
     log: TaskLog | None = None
     folder: Path | None = None
+    hold = contextlib.ExitStack()  # what keeps the inputs in the node's cache
     try:
         there = already(store, name, work.key)
         if there is not None:
@@ -319,7 +320,7 @@ def carry_out(
         write = log.file
         with captured(write):
             contents: dict[str, Any] = {}
-            inputs = tuple(input_artifact(i, store, contents) for i in work.inputs)
+            inputs = tuple(input_artifact(i, store, hold, contents) for i in work.inputs)
             context = Context(
                 folder,
                 seeds=dict(work.seeds) or inherited_seeds(inputs),
@@ -368,6 +369,7 @@ def carry_out(
             raise DeviceLost from None
         return Ended(outcome)
     finally:
+        hold.close()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         if log is not None:

@@ -80,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
             progress.advance(bar)
 
         kept = delete(store, garbage.items, done)
+    store.clean_up()
     if kept:
         console.print(f"kept for a run that has begun meanwhile: {counted(kept, 'thing')}")
     console.print(f"deleted: {_summary(gone)}")

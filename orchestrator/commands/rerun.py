@@ -150,9 +150,9 @@ def _compute(origin: Lineage, store: Store, folder: Path, file: str | None) -> d
     console = Console(file=sys.stderr, highlight=False)
     clock = time.perf_counter()
     status = console.status("computing") if console.is_terminal else contextlib.nullcontext()
-    with status as shown:
+    with status as shown, contextlib.ExitStack() as hold:
         try:
-            inputs = tuple(input_artifact(i, store) for i in wanted)
+            inputs = tuple(input_artifact(i, store, hold) for i in wanted)
             with captured(log):
                 context = Context(
                     folder,

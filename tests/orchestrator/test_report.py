@@ -199,8 +199,10 @@ def test_a_stored_run_has_no_timeline_and_no_division_by_its_time(store):
 def test_damaged_or_missing_arrays_spoil_no_report(store):
     study = toy_study(store, train=Fit(), pairs=[], groups=[])
     first, second, *_ = study.of_column("Curvature")
-    study.file(first.key, "slices.npz").unlink()
-    study.file(second.key, "slices.npz").write_bytes(b"not a zip")
+    with study.file(first.key, "slices.npz") as path:
+        path.unlink()
+    with study.file(second.key, "slices.npz") as path:
+        path.write_bytes(b"not a zip")
     assert "curvature-2-slices" in {p.name for p in pictures(study)}
 
 

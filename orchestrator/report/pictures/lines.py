@@ -36,7 +36,7 @@ def load(study: Study, column: Column, curve: Any, settings: set[int] | None) ->
         if study.statuses[task.key] != DONE or (settings is not None and study.cell(task)[0] not in settings):
             continue
         try:
-            with np.load(study.file(task.key, f"{curve['file']}.npz"), allow_pickle=False) as file:
+            with study.file(task.key, f"{curve['file']}.npz") as path, np.load(path, allow_pickle=False) as file:
                 x = np.asarray(file[curve["x"]], dtype=float).reshape(-1)
                 ys = {name: np.asarray(file[name], dtype=float) for name in curve["y"] if name in file.files}
         except (OSError, ValueError, KeyError, DamagedArtifact):
