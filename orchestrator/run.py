@@ -22,7 +22,7 @@ from .live import Live
 from .plan import Plan
 from .shipping import git_state, own_paths, register_by_value
 from .signals import INTERRUPTED
-from .slots import Capacity, check_feasible, default_slot, ray_resources, shape_of
+from .slots import Capacity, check_feasible, default_slot, ray_resources, shape_of, slot_of
 from .store import Store
 from .tamed import tamed_tune
 from .tasklog import salvage
@@ -123,8 +123,7 @@ def execute_plan(
         usual = plan.sweep.slot or default_slot(gpus=any(n.resources.get("GPU") for n in nodes))
         plan.sweep = dataclasses.replace(plan.sweep, slot=usual)
         slots_wanted = [usual, *plan.sweep.slots.values()]
-        for slot in slots_wanted:
-            check_feasible(slot, nodes)
+        check_feasible({f"task {n}": slot for n, slot in enumerate(slots_wanted)}, nodes)
         capacity = Capacity(node_offers)
         slots = capacity.of(usual)
         run_info = RunInfo(
@@ -151,13 +150,13 @@ def execute_plan(
             plan,
             store,
             events,
-            slots=lambda shape: capacity.of(dict(shape)),
+            slots=lambda shape: capacity.of(slot_of(shape)),
             run=dataclasses.asdict(run_info),
             decisions=decisions,
             inner=inner,
             watched=scheduler is not None,
             live=live,
-            larger=lambda shape: None if (slot := capacity.larger(dict(shape))) is None else shape_of(slot),
+            larger=lambda shape: None if (slot := capacity.larger(slot_of(shape))) is None else shape_of(slot),
             nodes=lambda: {n.id for n in node_offers()},
             only=only,
             fail_fast=fail_fast,

@@ -26,7 +26,7 @@ from .live import Live
 from .plan import Node, Plan, past_seconds
 from .process import Input
 from .signals import GRACE
-from .slots import Shape, shape_of
+from .slots import Shape, in_words, shape_of, slot_of
 from .store import Store
 from .tasklog import last_words
 from .worker import Bundle, Outcome, Work
@@ -246,10 +246,10 @@ class DagSearch(Searcher):
         larger = self._larger(shape)
         if larger is None:
             self.graph.failed(key)
-            self._fail(key, f"out of memory with the largest slot that there is, {dict(shape)}: {why}")
+            self._fail(key, f"out of memory with the largest slot that there is, {in_words(slot_of(shape))}: {why}")
         else:
             self.graph.too_small(key, larger)
-            self._events.emit("enlarged", key=key, label=self._label(key), slot=dict(larger), why=why)
+            self._events.emit("enlarged", key=key, label=self._label(key), slot=slot_of(larger), why=why)
 
     def _fail(self, key: str, error: str) -> None:
         """A task has failed for good."""
@@ -405,7 +405,7 @@ class DagSearch(Searcher):
         return True
 
     def _hand_out(self, trial_id: str, keys: list[str], shape: Shape, payload: bytes, watched: bool = False) -> Bundle:
-        bundle = Bundle(trial_id, dict(shape), tuple(keys), payload, watched)
+        bundle = Bundle(trial_id, slot_of(shape), tuple(keys), payload, watched)
         self._bundles[trial_id] = bundle
         self._out[shape] += 1
         self._begun += 1
