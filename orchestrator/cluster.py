@@ -8,11 +8,16 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from .errors import ClusterError
+from .cluster_file import read_cluster_file
+from .errors import ClusterError, InvalidValue
 from .signals import StopSignals
-from .slots import NodeOffer
+from .slots import NodeKind, NodeOffer
+
+MANY_NODES = 1000
+"""How many nodes of a kind are reckoned with where there is no bound."""
 
 
 @contextlib.contextmanager
@@ -85,6 +90,38 @@ def node_offers() -> list[NodeOffer]:
         for n in ray.nodes()
         if n["Alive"]
     ]
+
+
+def possible_kinds() -> tuple[NodeKind, ...] | None:
+    """What kinds of node the autoscaler may add; None without one, or where that cannot be told.
+
+    Ray has a record of its cluster's configuration, which is private and which not every provider fills. Else the
+    file that `ray up` has left on the head says it, if the driver runs there.
+    """
+    import ray
+
+    try:
+        config = ray._private.state.state.get_cluster_config()
+    except (AttributeError, RuntimeError):
+        config = None
+    if config is not None and config.node_group_configs:
+        return tuple(
+            NodeKind(group.name, dict(group.resources), group.min_count, _bounded(group.max_count))
+            for group in config.node_group_configs
+        )
+    left = Path.home() / "ray_bootstrap_config.yaml"
+    head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
+    if not left.is_file() or head not in (ray.util.get_node_ip_address(), "127.0.0.1"):
+        return None
+    try:
+        return read_cluster_file(left).kinds
+    except InvalidValue:
+        return None
+
+
+def _bounded(count: int) -> int:
+    """How many nodes a group may have; Ray says -1 where there is no bound."""
+    return count if count >= 0 else MANY_NODES
 
 
 @contextlib.contextmanager

@@ -438,11 +438,13 @@ def _kind_of(offer: NodeOffer, kinds: Sequence[NodeKind]) -> str | None:
     named = offer.labels.get(NODE_GROUP)
     if any(k.name == named for k in kinds):
         return named
-    for kind in kinds:
-        same = (abs(offer.resources.get(n, 0.0) - kind.resources.get(n, 0.0)) < 0.5 for n in ("CPU", "GPU"))
-        if all(same) and all(offer.labels.get(k) == v for k, v in kind.labels.items()):
-            return kind.name
-    return None
+    same = [
+        k
+        for k in kinds
+        if all(abs(offer.resources.get(n, 0.0) - k.resources.get(n, 0.0)) < 0.5 for n in ("CPU", "GPU"))
+    ]
+    same.sort(key=lambda k: sum(offer.labels.get(name) != value for name, value in k.labels.items()))
+    return same[0].name if same else None
 
 
 def _whole(amount: float) -> float:
