@@ -19,6 +19,8 @@ RAY_LAZILY = {
     "orchestrator.sweep",  # draws from Tune's random spaces
     "orchestrator.deaths",  # reads what it says of a dead worker
     "orchestrator.tamed",  # undoes some of Tune's ways
+    "orchestrator.cluster_checks",  # lets it check cluster files
+    "orchestrator.spot",  # rates node types for its autoscaler
     "orchestrator.commands.doctor",  # reports its version and looks at the cluster
 }
 """The modules that may import Ray inside functions."""

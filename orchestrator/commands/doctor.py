@@ -1,7 +1,11 @@
-"""Versions, devices, store and cluster at a glance.
+"""Versions, devices, store and cluster at a glance; or what is wrong with a cluster file.
+
+A cluster file is checked without network and credentials: what is still to be filled in, keys that nobody reads,
+workers without rights to the store, a dashboard open to the world, a missing token, another version of Ray.
 
 examples:
   python -m orchestrator doctor
+  python -m orchestrator doctor cluster.yaml
   python -m orchestrator doctor --address auto --store s3://bucket/prefix
 """
 
@@ -11,6 +15,7 @@ import argparse
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from ..errors import UserError
@@ -20,10 +25,13 @@ PACKAGES = ("ray", "torch", "torchvision", "numpy", "pyarrow", "matplotlib", "sc
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="a cluster file to check, for `ray up` or KubeRay")
     parser.add_argument("--address", help="of a Ray cluster to look at; 'auto' finds this machine's")
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.file is not None:
+        return _look_at_file(options.file)
     sound = True
     _tell("python", platform.python_version())
     for package in PACKAGES:
@@ -48,6 +56,56 @@ def run(options: argparse.Namespace) -> int:
     else:
         _tell("cluster", "none named: Ray would be started on this machine")
     return 0 if sound else 1
+
+
+def _look_at_file(path: str) -> int:
+    from ..cluster_checks import problems
+
+    found = problems(path)
+    for problem in found:
+        print(problem)
+    if found:
+        print(f"{len(found)} {'problem' if len(found) == 1 else 'problems'} in {path}.")
+        return 1
+    _print_kinds(path)
+    return 0
+
+
+def _print_kinds(path: str) -> None:
+    """The nodes that there may be, and what they cost."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..cluster_file import read_cluster_file
+
+    try:
+        file = read_cluster_file(path)
+    except UserError as error:  # sound for Ray, which finds out by itself what its hosts have
+        print(f"{path} is sound. {error}")
+        return
+    table = Table(box=box.SIMPLE_HEAD, title=f"{path}: sound", title_justify="left")
+    for name in ("nodes", "how many", "each has", "$ an hour"):
+        table.add_column(name, justify="right" if name.startswith("$") else "left")
+    for kind in file.kinds:
+        count = str(kind.most) if kind.least == kind.most else f"{kind.least} to {kind.most}"
+        price = "not stated" if kind.dollars is None else f"{kind.dollars:g}"
+        table.add_row(f"{kind.name}{' (head)' if kind.head else ''}", count, _has(kind.resources), price)
+    Console(highlight=False).print(table)
+    print(f"At most {file.most_workers} nodes besides the head; one without work goes after {file.idle_minutes:g} min.")
+
+
+def _has(resources: Mapping[str, float]) -> str:
+    """What a node has, in words: 4 CPU, 1 GPU, 11 GB memory."""
+    words = []
+    for name, amount in resources.items():
+        if name == "memory":
+            words.append(f"{amount / 1e9:.0f} GB memory")
+        elif name.startswith("accelerator_type:"):
+            words.append(name.partition(":")[2])
+        else:
+            words.append(f"{amount:g} {name}")
+    return ", ".join(words)
 
 
 def _tell(what: str, value: str) -> None:
