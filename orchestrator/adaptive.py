@@ -276,6 +276,7 @@ class Shield(FIFOScheduler):
         decisions: what the inner scheduler was shown in earlier runs is shown to it again.
         halted: whether the run is to end early.
         on_death: told of a trial and of what Ray says of the death of its worker.
+        verdict: whether tasks may run on a node; None as long as that is not known.
 
     Attributes:
         saving: of a run that is to end early: whether something may still run, or save itself.
@@ -290,6 +291,7 @@ class Shield(FIFOScheduler):
         decisions: Decisions,
         halted: Callable[[], bool] = lambda: False,
         on_death: Callable[[str, BaseException | None], None] = lambda trial_id, error: None,
+        verdict: Callable[[str], bool | None] = lambda node: True,
     ) -> None:
         super().__init__()
         self._graph = graph
@@ -300,6 +302,7 @@ class Shield(FIFOScheduler):
         self._lent = False  # whether none is kept now, see `_lend`
         self._halted = halted
         self._on_death = on_death
+        self._verdict = verdict
         self.saving = True
         self._cut: set[str] = set()  # Tune trials that were ended because the run is to end
         self._trainings: dict[str, _Training] = {}
@@ -322,6 +325,9 @@ class Shield(FIFOScheduler):
         if self._halted():
             self._cut.add(trial.trial_id)
             return str(TrialScheduler.STOP)
+        if result.get("unchecked"):  # the worker waits, see `worker.Worker`
+            known = self._verdict(str(result["node"])) is not None
+            return str(TrialScheduler.STOP if known else TrialScheduler.CONTINUE)
         bundle = trial.config["bundle"]
         if not bundle.keys:  # a warm-up, see `DagSearch._warm_up`
             starting = any(t.status == trial.PENDING for t in tune_controller.get_trials())

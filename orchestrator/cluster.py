@@ -13,6 +13,7 @@ from typing import Any
 
 from .cluster_file import read_cluster_file
 from .errors import ClusterError, InvalidValue
+from .shipping import Shipment
 from .signals import StopSignals
 from .slots import NodeKind, NodeOffer
 
@@ -21,23 +22,30 @@ MANY_NODES = 1000
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[StopSignals]:
+def ray_session(address: str | None, code: Shipment | None = None) -> Iterator[StopSignals]:
     """Ray, started here or joined; left as it was found.
+
+    Args:
+        code: what is to be sent to the nodes of a cluster that is joined.
 
     Raises:
         ClusterError: the cluster at the address cannot be joined.
     """
     import ray
 
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = target_of(address)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if target == "local":
         options["include_dashboard"] = False
     mine = not ray.is_initialized()
     if mine:
         check_reachable(target)
-        with by_environment({} if address is None else {"RAY_ADDRESS": ""}), warnings.catch_warnings():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(by_environment({} if address is None else {"RAY_ADDRESS": ""}))
+            stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
+            if code is not None and target != "local":
+                options["runtime_env"] = stack.enter_context(code.runtime_env())
             try:
                 ray.init(address=target, **options)
             except Exception as error:
@@ -50,6 +58,18 @@ def ray_session(address: str | None) -> Iterator[StopSignals]:
         finally:
             if mine:
                 ray.shutdown()
+
+
+def target_of(address: str | None) -> str:
+    """What is given to Ray as address; "local" for a Ray that is started here."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def joins(address: str | None) -> bool:
+    """Whether `ray_session` will join a cluster: it is neither started here nor was joined before."""
+    import ray
+
+    return target_of(address) != "local" and not ray.is_initialized()
 
 
 @contextlib.contextmanager

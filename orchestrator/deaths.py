@@ -12,8 +12,9 @@ class Death:
     """The end of a worker that did not end by itself.
 
     Attributes:
-        kind: "process" (killed, crashed or exited: the task at work may be to blame), "memory" (Ray's memory
-            monitor killed it), or "node" (its machine is gone or was taken away: nobody is to blame).
+        kind: "process" (killed, crashed or exited: the task at work may be to blame), "start" (it never began to
+            work), "memory" (Ray's memory monitor killed it), or "node" (its machine is gone or was taken away: nobody
+            is to blame).
         words: for people, in one line.
     """
 
@@ -41,13 +42,15 @@ def death(error: BaseException | None, node: str | None, alive: Container[str]) 
         return Death("node", "its machine does not answer")
     if isinstance(error, NodeDiedError) or _NODE.search(text) or (node is not None and node not in alive):
         return Death("node", "its machine is gone")
-    if getattr(error, "actor_init_failed", False) or "raised in its creation task" in text:
+    if getattr(error, "actor_init_failed", False) or _START.search(text):
         last = ([line.strip() for line in text.splitlines() if line.strip()] or [""])[-1]
-        return Death("process", f"its worker could not start: {last}")
+        return Death("start", f"its worker could not start: {last}")
     return Death("process", _reason(text))
 
 
 _NODE = re.compile(r"node (has died|was terminated|was drained|is dead)", re.IGNORECASE)
+
+_START = re.compile(r"raised in its creation task|set up runtime environment")
 
 
 def _reason(text: str) -> str:

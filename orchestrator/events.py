@@ -12,6 +12,7 @@ Every event has a `time` (Unix seconds) and an `event`:
 - `elsewhere`: key, label: another run is at work on it; `found`: key, label: another run has committed it
 - `stopped` (by a scheduler): key, label, iteration
 - `proposed`: setting, config (an adaptive search)
+- `left_out`: node, host, why: no task runs there; `returned`: key, label: it was to, and runs elsewhere
 - `store_away`: why; `store_back`
 - `halted`: why: nothing more begins
 - `run_finished`, `run_interrupted` or `run_halted`: seconds, startup, why
@@ -88,6 +89,7 @@ _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "failed": {"key": str, "label": str, "error": (str, type(None))},
     "lost": {"key": str, "label": str},
     "stopped": {"key": str, "label": str},
+    "left_out": {"node": str, "host": str, "why": str},
 }
 """The fields on which readers rely, by event."""
 

@@ -24,6 +24,8 @@ from tasks.errors import InvalidValue
 from tasks.spec import Spec
 from tasks.task import Task
 
+from .node_check import location
+
 KEY_LENGTH = 32
 """Hexadecimal digits of a key: 128 bits, far beyond accidental collision."""
 
@@ -223,6 +225,12 @@ def _counts(module: str, path: Path) -> bool:
         return package == "tasks"
     resolved = path.resolve()
     return not any(resolved.is_relative_to(root) for root in _library_roots())
+
+
+def is_own(name: str) -> Path | None:
+    """Where a top-level module lies that is the user's own, or `tasks`; None for a library's, or if there is none."""
+    place = location(name)
+    return place if place is not None and place.exists() and _counts(name, place) else None
 
 
 @lru_cache(maxsize=1)

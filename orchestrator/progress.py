@@ -20,11 +20,15 @@ _NEWS = {
     "lost": "lost: {label}: {why}",
     "damaged": "damaged: {label}: {why}",
     "enlarged": "out of memory: {label}: it runs again with {slot}",
+    "left_out": "{why}",
     "store_away": "waiting for the store: {why}",
     "store_back": "the store answers again",
     "halted": "ending the run: {why}",
 }
 """What is worth a line on any terminal, by event."""
+
+_ENDS = {"committed", "failed", "lost", "stopped", "found", "elsewhere", "enlarged", "damaged", "returned"}
+"""After these events a task is no longer at work."""
 
 
 class Progress:
@@ -66,7 +70,17 @@ class Progress:
         kind, key = event["event"], event.get("key", "")
         if kind == "submitted":
             self._running[key] = event["label"]
-        elif kind in ("committed", "failed", "lost", "stopped", "found", "elsewhere", "enlarged", "damaged"):
+        elif kind in (
+            "committed",
+            "failed",
+            "lost",
+            "stopped",
+            "found",
+            "elsewhere",
+            "enlarged",
+            "damaged",
+            "returned",
+        ):
             self._running.pop(key, None)
         if kind == "failed":
             text = f"failed: {event['label']}: {event['error']}"

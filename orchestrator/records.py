@@ -44,6 +44,7 @@ class Outcome:
         command: the command line that carries out the run again, as one would type it.
         slots: how many tasks could run at once.
         interrupted: the run was ended before all was done.
+        left_out: hosts of the nodes on which no task was to run, for what was wrong there.
     """
 
     states: Mapping[str, str]
@@ -55,6 +56,7 @@ class Outcome:
     command: str = ""
     slots: int = 0
     interrupted: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,9 @@ def checked(record: Any) -> dict[str, Any]:
     _demand(record["run"], "started", "seconds", "startup", "slots", of=(int, float))
     if not all(0 <= record["run"][name] < 2**40 for name in ("started", "seconds", "startup", "slots")):
         raise ValueError
+    left_out = record["run"].get("left_out", [])
+    if not isinstance(left_out, list) or not all(isinstance(host, str) for host in left_out):
+        raise TypeError
     return dict(record)
 
 

@@ -13,14 +13,15 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cluster import by_environment, node_offers, ray_session
+from .cluster import by_environment, joins, node_offers, possible_kinds, ray_session
 from .decisions import Decisions
-from .errors import InvalidValue, StoreError
+from .errors import ClusterError, InvalidValue, StoreError
 from .events import Events
 from .graph import Graph
 from .live import Live
+from .node_watch import NodeWatch, expectations
 from .plan import Plan
-from .shipping import git_state, own_paths, register_by_value
+from .shipping import git_state, local_code, own_paths, register_by_value, shipment
 from .signals import INTERRUPTED
 from .slots import Capacity, check_feasible, default_slot, ray_resources, shape_of, slot_of
 from .store import Store
@@ -52,6 +53,7 @@ class Finished:
         slots: tasks that could run at the same time.
         interrupted: ended by Ctrl-C or a stop signal.
         halted: why it ended before all was done, as a sentence.
+        left_out: host names of the nodes on which no task was to run.
     """
 
     graph: Graph
@@ -62,6 +64,7 @@ class Finished:
     slots: int
     interrupted: bool = False
     halted: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def preflight(plan: Plan, only: Container[str] | None = None) -> None:
@@ -101,7 +104,7 @@ def execute_plan(
         source: sweep file and command, for the manifests.
 
     Raises:
-        ClusterError: the cluster cannot be reached, or no node has a slot that is asked for.
+        ClusterError: the cluster cannot be reached, or no node that can be used has a slot that is asked for.
         InvalidValue: the search algorithm or scheduler cannot be used.
     """
     started = time.time()
@@ -110,7 +113,13 @@ def execute_plan(
     inner = checked_search(plan)
     events = Events(store, path)
     events.listeners += listeners
-    with ray_session(address) as signals:
+    code = shipment() if joins(address) else None
+
+    def note_keys() -> None:
+        """Say what this run needs, so that `gc` leaves it alone."""
+        store.write(f"{path}/keys", "\n".join(plan.nodes).encode(), durable=False)
+
+    with ray_session(address, code) as signals:
         from ray import tune
         from ray.exceptions import RayError
         from ray.tune import PlacementGroupFactory, TuneError
@@ -124,22 +133,35 @@ def execute_plan(
         plan.sweep = dataclasses.replace(plan.sweep, slot=usual)
         slots_wanted = [usual, *plan.sweep.slots.values()]
         check_feasible({f"task {n}": slot for n, slot in enumerate(slots_wanted)}, nodes)
-        capacity = Capacity(node_offers)
+        note_keys()
+        watch = None
+        if code is not None or len(nodes) > 1:  # else it is this machine alone, on which all was checked that matters
+            code_there = code or local_code()
+            watch = NodeWatch(
+                expectations(store.address, f"{path}/keys", code_there),
+                node_offers,
+                slots_wanted,
+                gpus=any(slot.get("gpu") for slot in slots_wanted) and plan.imports("torch"),
+                may_grow=lambda: possible_kinds() is not None,
+            )
+            watch.first()
+            for slot in slots_wanted:
+                if (why := watch.hopeless(slot)) is not None:
+                    store.delete_folder(path)
+                    raise ClusterError(why)
+        capacity = Capacity(node_offers if watch is None else watch.usable)
         slots = capacity.of(usual)
         run_info = RunInfo(
             store.address,
             path,
             git_state(),
-            own_paths(),
+            () if code is not None else own_paths(),
             imports=("torch",) if plan.imports("torch") else (),
             patience=store.patience,
             snapshot_seconds=plan.sweep.snapshot_seconds,
             source=dict(source or {}),
+            code={} if watch is None else code_there.digests,
         )
-
-        def note_keys() -> None:
-            """Say what this run needs, so that `gc` leaves it alone."""
-            store.write(f"{path}/keys", "\n".join(plan.nodes).encode(), durable=False)
 
         def note_store(answers: bool, why: str) -> None:
             search.tell("store_back" if answers else "store_away", why=why)
@@ -163,10 +185,10 @@ def execute_plan(
             keep_weights=keep_weights,
             on_growth=note_keys,
             saving=lambda: shield.saving,
+            watch=watch,
         )
         if on_start is not None:
             on_start(search.graph, slots)
-        note_keys()
         events.emit(
             "run_started",
             command=list(sys.argv),
@@ -176,14 +198,18 @@ def execute_plan(
         )
 
         def resources(config: Mapping[str, Any]) -> PlacementGroupFactory:
-            return PlacementGroupFactory([ray_resources(config["bundle"].slot)])
+            bundle = [ray_resources(config["bundle"].slot)]
+            if watch is None or not watch.left_out:
+                return PlacementGroupFactory(bundle)
+            elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(watch.left_out))})"}
+            return PlacementGroupFactory(bundle, bundle_label_selector=[elsewhere])
 
         one_shape = len({shape_of(s) for s in slots_wanted}) == 1
         most = max(capacity.of(s) for s in slots_wanted)
         scratch = tempfile.mkdtemp(prefix="orchestrator-tune-")
         startup = time.time() - started
         interrupted = False
-        register_by_value()
+        register_by_value(shipped=code is not None)
         shield = Shield(
             scheduler,
             search.graph,
@@ -191,6 +217,7 @@ def execute_plan(
             decisions=decisions,
             halted=lambda: search.halted is not None,
             on_death=search.on_worker_death,
+            **({} if watch is None else {"verdict": watch.verdict}),
         )
         try:
             pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(most, 1))}
@@ -238,7 +265,8 @@ def execute_plan(
             last = "run_interrupted" if interrupted else "run_halted" if halted else "run_finished"
             events.emit(last, seconds=seconds, startup=startup, **({"why": halted} if halted else {}))
             events.close()
-    return Finished(search.graph, dict(search.errors), started, seconds, startup, slots, interrupted, halted)
+    left_out = () if watch is None else tuple(watch.hosts_left_out)
+    return Finished(search.graph, dict(search.errors), started, seconds, startup, slots, interrupted, halted, left_out)
 
 
 # What Tune may be given

@@ -23,6 +23,7 @@ from .errors import DamagedArtifact, UserError
 from .events import Events
 from .graph import Graph, State
 from .live import Live
+from .node_watch import NodeWatch
 from .plan import Node, Plan, past_seconds
 from .process import Input
 from .signals import GRACE
@@ -57,6 +58,7 @@ class DagSearch(Searcher):
         keep_weights: False deletes a training's weights as soon as nothing is waiting for them.
         on_growth: told when the plan has grown.
         saving: whether workers still save what they were at, when the run is to end early.
+        watch: knows on which nodes tasks may run; None if they may on all.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class DagSearch(Searcher):
         keep_weights: bool = True,
         on_growth: Callable[[], None] = lambda: None,
         saving: Callable[[], bool] = lambda: False,
+        watch: NodeWatch | None = None,
     ) -> None:
         super().__init__()
         self.graph = Graph()
@@ -111,6 +114,7 @@ class DagSearch(Searcher):
         self._keep_weights = keep_weights or inner is not None  # settings to come may pair with any trial
         self._on_growth = on_growth
         self._saving = saving
+        self._watch = watch
         self._halted_at = 0.0
         self._news: deque[tuple[str, dict[str, Any]]] = deque()  # events from other threads
         self._looked = time.monotonic()
@@ -135,6 +139,7 @@ class DagSearch(Searcher):
         while self._news:
             event, about = self._news.popleft()
             self._events.emit(event, **about)
+        self._look_at_nodes()
         if self._events.trouble is not None:  # the disk is full, or the store has stayed away
             self.halt(str(self._events.trouble))
         if self.halted is not None:
@@ -150,13 +155,16 @@ class DagSearch(Searcher):
                     break
                 keys = self._claimed(keys)
                 if keys:
-                    return {"bundle": self._bundle(trial_id, keys, shape), "run": self._run}
+                    return self._config(self._bundle(trial_id, keys, shape))
         warm = self._warm_up(trial_id)
         if warm is not None:
-            return {"bundle": warm, "run": self._run}
+            return self._config(warm)
         if self.graph.finished and self._proposals.finished:
             return str(Searcher.FINISHED)
         return None
+
+    def _config(self, bundle: Bundle) -> dict[str, Any]:
+        return {"bundle": bundle, "run": self._run, "checked": None if self._watch is None else self._watch.checked}
 
     def halt(self, reason: str) -> None:
         """Begin nothing more; what is running is saved and ends (see `Shield`)."""
@@ -200,6 +208,10 @@ class DagSearch(Searcher):
             elif self.halted is not None:
                 for key in left:
                     self.graph.returned(key)
+            elif self._watch is not None and result and (result.get("unchecked") or result.get("refused")):
+                if result.get("refused"):
+                    self._watch.refuse(str(result["node"]), str(result["refused"]))
+                self._give_back(left)
             else:
                 for key in left:
                     self._stop(key, result or {})
@@ -217,6 +229,13 @@ class DagSearch(Searcher):
         self._events.emit("stopped", key=key, label=self._label(key), iteration=iteration)
         self._store.delete_snapshot(key)
 
+    def _give_back(self, keys: list[str]) -> None:
+        """Tasks come back from a node on which nothing was to run, as if they had never been handed out."""
+        for key in keys:
+            self.graph.returned(key)
+            self._attempts[key] -= 1
+            self._events.emit("returned", key=key, label=self._label(key))
+
     def _lose(self, trial_id: str, left: list[str], shape: Shape) -> None:
         """A worker has died with these tasks not yet committed."""
         why = death(self._died.pop(trial_id, None), self._node.pop(trial_id, None), self._nodes())
@@ -233,7 +252,8 @@ class DagSearch(Searcher):
                 self._enlarge(key, shape, why.words)
                 continue
             # One that came further than the time before is not what kills the process.
-            blamed = key == suspect and why.kind == "process" and steps <= self._furthest.get(key, 0)
+            suspicious = why.kind == "process" or (why.kind == "start" and (self._watch is None or self._watch.settled))
+            blamed = key == suspect and suspicious and steps <= self._furthest.get(key, 0)
             if key == suspect:
                 self._furthest[key] = max(steps, self._furthest.get(key, 0))
             again = self.graph.lost(key, blame=blamed)
@@ -258,6 +278,19 @@ class DagSearch(Searcher):
         self._events.emit("failed", key=key, label=self._label(key), error=error, blocked=blocked)
         if self._fail_fast:
             self.halt(f"{self._label(key)} has failed, and --fail-fast was given.")
+
+    # The nodes
+
+    def _look_at_nodes(self) -> None:
+        """Name the nodes that are left out from now on; end the run if none is left for what is still to do."""
+        if self._watch is None or not (news := self._watch.look()):
+            return
+        for node in news:
+            self._events.emit("left_out", node=node.id, host=node.host, why=self._watch.left_out[node.id])
+        wanted = {v.shape for v in self.graph.vertices.values() if not v.state.final}
+        for shape in cast("set[Shape]", wanted):
+            if (why := self._watch.hopeless(dict(shape))) is not None:
+                self.halt(why)
 
     # What other runs do
 

@@ -29,6 +29,8 @@ from tasks.errors import UserError
 from tasks.task import Context, Results, Task, check_results, inherited_seeds
 
 from .errors import DamagedArtifact, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from .node_check import code_fault
+from .node_watch import allows
 from .process import (
     Input,
     captured,
@@ -121,9 +123,29 @@ class Bundle:
 
 
 class Worker(Trainable):
-    """Carries out bundles. `config` holds a "bundle" and, the same for all, the "run" (see RunInfo)."""
+    """Carries out bundles. `config` holds a "bundle" and, the same for all, the "run" (see RunInfo).
+
+    On a cluster also "checked", the nodes that were found good (see `node_watch.allows`): on another the worker
+    waits, until the driver has it stopped. Where it cannot work as it should, it says so and hands its bundle back.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
+        self._node = get_runtime_context().get_node_id()
+        self._current: Generator[Results, None, Ended] | None = None
+        self._refusal: str | None = None
+        try:
+            self._refusal = code_fault(config["run"]["code"])
+            if self._refusal is None:
+                self._prepare(config)
+        except Exception as error:
+            if config.get("checked") is None:
+                raise
+            self._refusal = f"a worker could not start there ({sentence(error)})"
+        self._allowed = allows(config.get("checked"), self._node)
+        if self._refusal is None:
+            self._take(config["bundle"])
+
+    def _prepare(self, config: dict[str, Any]) -> None:
         self._run = RunInfo(**config["run"])
         for path in reversed(self._run.sys_path):
             if path not in sys.path:
@@ -132,12 +154,13 @@ class Worker(Trainable):
             importlib.import_module(module)
         self._store = Store(self._run.store, patience=self._run.patience)
         self._cache: dict[str, Any] = {}
-        self._node = get_runtime_context().get_node_id()
         self._resume = True
         salvage(self._store)
-        self._take(config["bundle"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._allowed = self._allowed or allows(new_config.get("checked"), self._node)
+        if self._refusal is not None:
+            return True
         self._resume = False  # a scheduler has stopped the task: nobody will go on with it
         self._abandon()
         self._resume = True
@@ -158,7 +181,7 @@ class Worker(Trainable):
             words = f"cannot be read by the worker: {sentence(error)}"
             self._unreadable = [Outcome(key, "failed", 0.0, error=words) for key in bundle.keys]
         self._todo = list(reversed(works))
-        self._current: Generator[Results, None, Ended] | None = None
+        self._current = None
         self._key: str | None = None
         self._steps = 0  # reports of the present task
 
@@ -169,6 +192,11 @@ class Worker(Trainable):
 
     def step(self) -> dict[str, Any]:
         """Work for a while; report what was committed meanwhile and where the present task stands."""
+        if self._refusal is not None:
+            return {"outcomes": [], "refused": self._refusal, "node": self._node, "done": True}
+        if not self._allowed:
+            time.sleep(REPORT_SECONDS)
+            return {"outcomes": [], "unchecked": True, "node": self._node, "done": False}
         if not self._bundle.keys:  # a warm-up: this process is to be there, until the others are
             time.sleep(WARM_UP_SECONDS / 100)
             return {"outcomes": [], "now": None, "done": time.monotonic() - self._taken > WARM_UP_SECONDS}
@@ -220,6 +248,7 @@ class RunInfo:
         patience: seconds to wait for a store that does not answer.
         snapshot_seconds: a running task is saved that often, so that another worker can go on with it.
         source: sweep file and command, for the manifests.
+        code: digest of each package of the project and module of the sweep, by name, where nodes may have others.
     """
 
     store: str
@@ -230,6 +259,7 @@ class RunInfo:
     patience: float = 0.0
     snapshot_seconds: float = 60.0
     source: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ RAY = {"orchestrator.adaptive", "orchestrator.search", "orchestrator.worker", "o
 RAY_LAZILY = {
     "orchestrator.cluster",  # starts or joins it
     "orchestrator.shipping",  # sends code by it
+    "orchestrator.node_watch",  # checks its nodes
     "orchestrator.sweep",  # draws from Tune's random spaces
     "orchestrator.deaths",  # reads what it says of a dead worker
     "orchestrator.tamed",  # undoes some of Tune's ways

@@ -73,6 +73,8 @@ def print_status(store: Store, path: str) -> None:
     told += [f"{counts['damaged']} found damaged, to be made again"] if counts["damaged"] else []
     told += [f"{counts['enlarged']} given a larger slot"] if counts["enlarged"] else []
     say(f"  {', '.join(told)}")
+    for event in _kept(events, "left_out"):
+        say(f"  {event['why']}")
     if going_on:
         _print_at_work(events)
     lost = {_key(e): e for e in events if e["event"] == "lost"}  # the last time counts

@@ -33,7 +33,7 @@ from ..study import Outcome, Study
 from ..sweep import Sweep
 from ..sweep_file import load_sweep
 from . import plan as plan_command
-from .common import open_store
+from .common import counted, open_store
 
 KEEP_WEIGHTS = ("last", "best", "none")
 
@@ -137,6 +137,9 @@ def run(options: argparse.Namespace) -> int:
             source={"file": os.path.abspath(sweep.file), "command": command_line()},
         )
     store.clean_up()
+    if done.left_out:
+        hosts = ", ".join(done.left_out)
+        console.print(f"{counted(len(done.left_out), 'node')} took no part: {hosts}", markup=False, soft_wrap=True)
     outcome = outcome_of(
         done.graph,
         done.errors,
@@ -146,6 +149,7 @@ def run(options: argparse.Namespace) -> int:
         slots=done.slots,
         command=command_line(),
         interrupted=done.interrupted or done.halted is not None,
+        left_out=done.left_out,
     )
     kept = done.graph.counts[State.DONE] + done.graph.counts[State.STORED]
     if done.interrupted or done.halted:

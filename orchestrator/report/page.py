@@ -342,9 +342,13 @@ def _provenance(study: Study) -> list[tuple[str, list[str]]]:
         startup = f", of it {words.duration(run['startup'])} start-up" if run.get("startup") else ""
         stored = sum(t.state == "stored" for t in study.tasks.values())
         ran = sum(t.state == "done" for t in study.tasks.values())
+        left_out = [f"no task ran on {host}, which was left out" for host in run.get("left_out") or ()]
         add(
             "This run",
-            [f"{words.duration(run['seconds'])}{slots}{startup}; {ran} tasks ran, {stored} were stored before"],
+            [
+                f"{words.duration(run['seconds'])}{slots}{startup}; {ran} tasks ran, {stored} were stored before",
+                *left_out,
+            ],
         )
     elif study.tasks and all(t.state == "stored" for t in study.tasks.values()):
         add("This run", ["all tasks were stored before"])

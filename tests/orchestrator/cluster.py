@@ -103,11 +103,19 @@ class RayCluster:
         """Names of the worker nodes that are there."""
         return list(self._nodes)
 
-    def add(self) -> str:
-        """A new node; returns its name once the cluster knows it."""
-        node = self._ask("add", cpus=self._cpus)
+    def add(self, env: Mapping[str, str] | None = None) -> str:
+        """A new node; returns its name once the cluster knows it.
+
+        Args:
+            env: environment variables of this node alone.
+        """
+        node = self._ask("add", cpus=self._cpus, env=dict(env or {}))
         self._nodes[node["name"]] = node
         return str(node["name"])
+
+    def id(self, node: str) -> str:
+        """What Ray calls the node."""
+        return str(self._nodes[node]["id"])
 
     def raylet(self, node: str) -> int:
         """Process id of the node's raylet."""
@@ -288,10 +296,10 @@ def _serve() -> None:
         cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=OBJECT_STORE)
         return {"address": cluster.address}
 
-    def add(cpus: int) -> dict[str, Any]:
+    def add(cpus: int, env: dict[str, str]) -> dict[str, Any]:
         name = f"node-{next(numbers)}"
-        nodes[name] = node = cluster.add_node(num_cpus=cpus, object_store_memory=OBJECT_STORE)
-        return {"name": name, "raylet": node.all_processes["raylet"][0].process.pid}
+        nodes[name] = node = cluster.add_node(num_cpus=cpus, object_store_memory=OBJECT_STORE, env_vars=env)
+        return {"name": name, "raylet": node.all_processes["raylet"][0].process.pid, "id": node.node_id}
 
     def gone(name: str) -> dict[str, Any]:
         cluster.remove_node(nodes.pop(name), allow_graceful=False)

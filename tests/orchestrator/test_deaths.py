@@ -39,7 +39,7 @@ class Said(ActorDiedError):
         (ActorUnavailableError("The actor is temporarily unavailable: RpcError: Socket closed", None), "n", "node"),
         (OutOfMemoryError("Task was killed due to the node running low on memory."), "n", "memory"),
         (None, None, "process"),
-        (Said("The actor died of an error raised in its creation task, …\nNo module named 'x'"), "n", "process"),
+        (Said("The actor died of an error raised in its creation task, …\nNo module named 'x'"), "n", "start"),
         (None, "gone", "node"),
     ],
 )
