@@ -28,7 +28,7 @@ PACKAGES = ("ray", "torch", "torchvision", "numpy", "pyarrow")
 """Libraries on whose versions the bytes of results may depend, or that both ends of a connection must share."""
 
 LEAST_FREE = 1_000_000_000
-"""Bytes that a node's temporary folder must have free: snapshots, inputs and work in progress lie there."""
+"""Bytes that must be free where tasks work on a node: inputs and what is not yet committed lie there."""
 
 MOST_SKEW = 60.0
 """Seconds by which a node's clock may differ from the driver's. Clocks that are kept at all differ by milliseconds.
@@ -141,19 +141,19 @@ def tree_digest(place: Path) -> str:
 
 
 def disk_fault() -> str | None:
-    """What is wrong with the node's folder for temporary files."""
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if free < LEAST_FREE:
-        return (
-            f"its folder {folder} has {free / 1e9:.2f} GB free, {LEAST_FREE / 1e9:.0f} GB are needed: make space, or "
-            "set TMPDIR where Ray is started"
-        )
+    """What is wrong with the folder of this machine where tasks work and the cache lies (see `node.node_top`)."""
+    named = os.environ.get("ORCHESTRATOR_CACHE", "")
+    folder, remedy = named or tempfile.gettempdir(), "set ORCHESTRATOR_CACHE where Ray is started"
     try:
-        with tempfile.TemporaryFile() as file:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"written")
     except OSError as error:
-        return f"its folder {folder} cannot be written ({error.strerror or error}): set TMPDIR where Ray is started"
+        return f"its folder {folder} cannot be written ({error.strerror or error}): {remedy}"
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE:
+        need = f"{LEAST_FREE / 1e9:.0f} GB are needed"
+        return f"its folder {folder} has {free / 1e9:.2f} GB free, {need}: make space, or {remedy}"
     return None
 
 

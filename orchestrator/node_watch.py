@@ -12,7 +12,7 @@ from typing import Any
 
 from . import node_check
 from .shipping import Shipment
-from .slots import NodeOffer, ray_resources
+from .slots import NodeOffer, Slot, suits
 
 ANSWER_SECONDS = 240.0
 """How long a node may take to be checked: it starts a process, unpacks the code, imports torch and asks the store."""
@@ -39,7 +39,7 @@ class NodeWatch:
         self,
         expected: Mapping[str, Any],
         offers: Callable[[], Sequence[NodeOffer]],
-        slots: Sequence[Mapping[str, float]] | None,
+        slots: Sequence[Slot] | None,
         *,
         gpus: bool,
         may_grow: Callable[[], bool] = lambda: False,
@@ -105,12 +105,12 @@ class NodeWatch:
         """Whether all live nodes that matter have been found good."""
         return all(n.id in self._good for n in self._offers() if self._matters(n))
 
-    def hopeless(self, slot: Mapping[str, float]) -> str | None:
+    def hopeless(self, slot: Slot) -> str | None:
         """Why no node is left for a slot, in words; None while there is one, or one may come."""
         live = self._offers()
-        if any(_fits(slot, n) for n in live if n.id not in self.left_out):
+        if any(suits(slot, n) for n in live if n.id not in self.left_out):
             return None
-        bad = [self.left_out[n.id] for n in live if n.id in self.left_out and _fits(slot, n)]
+        bad = [self.left_out[n.id] for n in live if n.id in self.left_out and suits(slot, n)]
         if not bad or (len(bad) < ENOUGH_BAD and self._may_grow()):
             return None
         more = f" So are {len(bad) - 1} more." if len(bad) > 1 else ""
@@ -119,7 +119,7 @@ class NodeWatch:
     # Inside
 
     def _matters(self, node: NodeOffer) -> bool:
-        return self._slots is None or any(_fits(slot, node) for slot in self._slots)
+        return self._slots is None or any(suits(slot, node) for slot in self._slots)
 
     def _ask_new(self) -> None:
         import ray
@@ -187,7 +187,3 @@ def expectations(store: str | None, witness: str, shipment: Shipment) -> dict[st
         witness: a file that this process has written to the store.
     """
     return {"versions": node_check.versions(), "code": shipment.digests, "store": store, "witness": witness}
-
-
-def _fits(slot: Mapping[str, float], node: NodeOffer) -> bool:
-    return all(node.resources.get(name, 0.0) >= amount for name, amount in ray_resources(slot).items())

@@ -23,7 +23,7 @@ from .node_watch import NodeWatch, expectations
 from .plan import Plan
 from .shipping import git_state, local_code, own_paths, register_by_value, shipment
 from .signals import INTERRUPTED
-from .slots import Capacity, check_feasible, default_slot, ray_resources, shape_of, slot_of
+from .slots import Capacity, check_feasible, default_slot, label_selector, ray_resources, shape_of, slot_of
 from .store import Store
 from .tamed import tamed_tune
 from .tasklog import salvage
@@ -198,11 +198,10 @@ def execute_plan(
         )
 
         def resources(config: Mapping[str, Any]) -> PlacementGroupFactory:
-            bundle = [ray_resources(config["bundle"].slot)]
-            if watch is None or not watch.left_out:
-                return PlacementGroupFactory(bundle)
-            elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(watch.left_out))})"}
-            return PlacementGroupFactory(bundle, bundle_label_selector=[elsewhere])
+            slot = config["bundle"].slot
+            selector = label_selector(slot, without=() if watch is None else watch.left_out)
+            labels = {"bundle_label_selector": [selector]} if selector else {}
+            return PlacementGroupFactory([ray_resources(slot)], **labels)
 
         one_shape = len({shape_of(s) for s in slots_wanted}) == 1
         most = max(capacity.of(s) for s in slots_wanted)

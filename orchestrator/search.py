@@ -289,7 +289,7 @@ class DagSearch(Searcher):
             self._events.emit("left_out", node=node.id, host=node.host, why=self._watch.left_out[node.id])
         wanted = {v.shape for v in self.graph.vertices.values() if not v.state.final}
         for shape in cast("set[Shape]", wanted):
-            if (why := self._watch.hopeless(dict(shape))) is not None:
+            if (why := self._watch.hopeless(slot_of(shape))) is not None:
                 self.halt(why)
 
     # What other runs do
