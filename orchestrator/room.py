@@ -112,6 +112,10 @@ class Room:
             self._totals[key] = sum(n * times(need, dict(p)) for (p, able), n in empty.items() if able)
         return self._totals[key]
 
+    def wished(self) -> Counter[str]:
+        """Nodes that are not there but on which something is to be, by name of their kind."""
+        return Counter(str(node.kind) for node in self._nodes.values() if not node.live and node.places)
+
     def larger(self, shape: Shape) -> Shape | None:
         """Twice the slot, or as much of that as the largest node has; None if the slot is all that it has."""
         best: dict[str, float] | None = None

@@ -1,9 +1,9 @@
 """A run in simulated time: the graph's decisions on the nodes of a cluster, with given durations and failures.
 
-Discrete events over the real `graph.Graph`, which is driven to its end. No Ray, no I/O, no clock; the same seed
-gives the same run. What is simulated: bundles, worker processes that take time to start and are kept for tasks of
-their shape, the driver, which hands out bundles one after the other, nodes that are booted on demand and let go
-when idle, and the loss of workers and nodes.
+Discrete events over the real `graph.Graph`, which is driven to its end, and the real `room.Room`, which says where
+its tasks find room. No Ray, no I/O, no clock; the same seed gives the same run. What is simulated: bundles, worker
+processes that take time to start and are kept for tasks of their shape, the driver, which hands out bundles one
+after the other, nodes that are booted on demand and let go when idle, and the loss of workers and nodes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, cast
 
-from .graph import DRIVER_SECONDS, Graph
-from .slots import NodeKind, Shape, ray_resources
+from .fit import Place
+from .graph import DRIVER_SECONDS, Graph, State
+from .room import NODE_GROUP, Room
+from .slots import NodeKind, NodeOffer, Shape, in_words, ray_resources, slot_of
 
 HOUR = 3600.0
 
@@ -144,88 +146,52 @@ def longest_path(graph: Graph, seconds: Mapping[str, float]) -> float:
 
 def lower_bound(graph: Graph, seconds: Mapping[str, float], kinds: Sequence[NodeKind]) -> float:
     """No schedule of what is to run is shorter."""
-    by_shape: Counter[Hashable] = Counter()
-    held: Counter[str] = Counter()
+    by_shape: defaultdict[Hashable, float] = defaultdict(float)
+    held: defaultdict[str, float] = defaultdict(float)
     for key, duration in seconds.items():
-        by_shape[graph.vertices[key].shape] += duration  # type: ignore[assignment]
-    for shape, total in by_shape.items():
-        for name, amount in _wanted(shape).items():
-            held[name] += total * amount  # type: ignore[assignment]
+        by_shape[graph.vertices[key].shape] += duration
     least = [longest_path(graph, seconds)]
-    least += [total / slots for shape, total in by_shape.items() if (slots := _slots(kinds, shape))]
+    room = _room(kinds)
+    for shape, total in by_shape.items():
+        least += [total / slots for slots in [room.slots(cast("Shape", shape))] if slots]
+        for name, amount in ray_resources(slot_of(cast("Shape", shape))).items():
+            held[name] += total * amount
     for name, total in held.items():
         there = sum(kind.most * kind.resources.get(name, 0.0) for kind in kinds)
         least += [total / there] if there else []
     return max(least)
 
 
+def _room(kinds: Sequence[NodeKind]) -> Room:
+    """The room on all nodes that there may be."""
+    heads = [NodeOffer(kind.name, kind.name, kind.resources, kind.labels) for kind in kinds if kind.head]
+    return Room(heads, kinds)
+
+
+@dataclass(eq=False)
 class _Node:
     """A node that is there, or booting."""
 
-    def __init__(self, kind: NodeKind, asked: float, joins: float) -> None:
-        self.kind = kind
-        self.asked = asked
-        self.joins = joins
-        self.there = False
-        self.gone = False
-        self.idle_since = joins
-        self.working: dict[_Worker, _Bundle] = {}
-        self.resting: dict[_Worker, None] = {}
-        self.free = dict(kind.resources)
-        self.devices = [1.0] * int(self.free.get("GPU", 0))
-
-    def holds(self, wanted: Mapping[str, float]) -> bool:
-        """Whether there is room for a slot."""
-        for name, amount in wanted.items():
-            if self.free.get(name, 0.0) < amount - 1e-9:
-                return False
-        gpu = wanted.get("GPU", 0.0)
-        return not 0 < gpu < 1 or any(left >= gpu - 1e-9 for left in self.devices)
-
-    def take(self, wanted: Mapping[str, float]) -> int:
-        """Take the room; returns the device of which a share is taken."""
-        for name, amount in wanted.items():
-            self.free[name] -= amount
-        gpu = wanted.get("GPU", 0.0)
-        if not 0 < gpu < 1:
-            for _ in range(int(gpu)):  # whole devices: of them only their number matters
-                self.devices[self.devices.index(max(self.devices))] = 0.0
-            return -1
-        device = next(i for i, left in enumerate(self.devices) if left >= gpu - 1e-9)
-        self.devices[device] -= gpu
-        return device
-
-    def give(self, wanted: Mapping[str, float], device: int) -> None:
-        """Give it back."""
-        for name, amount in wanted.items():
-            self.free[name] += amount
-        gpu = wanted.get("GPU", 0.0)
-        if 0 < gpu < 1:
-            self.devices[device] += gpu
-        else:
-            for _ in range(int(gpu)):
-                self.devices[self.devices.index(min(self.devices))] = 1.0
+    kind: NodeKind
+    offer: NodeOffer
+    asked: float
+    there: bool = False
+    gone: bool = False
+    idle_since: float = 0.0
+    working: set[_Bundle] = field(default_factory=set)
 
 
-class _Worker:
-    """A worker process on a node; it holds its slot until it ends."""
-
-    def __init__(self, node: _Node, shape: Hashable, device: int, ready: float) -> None:
-        self.node = node
-        self.shape = shape
-        self.device = device
-        self.ready = ready
-
-
+@dataclass(eq=False)
 class _Bundle:
-    """Tasks in the hands of a worker."""
+    """Tasks in the hands of a worker, or of one that is to be; without tasks it only starts the worker."""
 
-    def __init__(self, worker: _Worker, keys: list[str]) -> None:
-        self.worker = worker
-        self.keys = keys
-        self.begins: list[float] = []
-        self.done = 0  # of the keys, committed
-        self.over = False
+    shape: Shape
+    keys: list[str]
+    place: Place
+    node: _Node | None = None
+    begins: list[float] = field(default_factory=list)  # of its tasks
+    done: int = 0  # tasks committed
+    over: bool = False
 
 
 class _Run:
@@ -252,52 +218,50 @@ class _Run:
         self.furthest: dict[str, float] = {}  # how long a task had worked when it was lost
         self.events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.number = itertools.count()
-        self.nodes: list[_Node] = []
-        self.resting: defaultdict[Hashable, list[_Worker]] = defaultdict(list)
-        self.out: Counter[Hashable] = Counter()  # bundles out, by shape
-        self.count: Counter[str] = Counter()  # nodes, by name of their kind
+        self.nodes: dict[str, _Node] = {}  # there or booting, by id
+        self.count: Counter[str] = Counter()  # of them, by name of their kind
+        self.booting: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
-        self.full: set[Hashable] = set()  # shapes for which there was no room at the last look
-        self.hours: Counter[str] = Counter()
+        self.room = Room((), kinds)
+        self.ready: dict[Place, float] = {}  # when a worker process has started
+        self.waiting: defaultdict[Shape, deque[_Bundle]] = defaultdict(deque)  # for nodes, by shape
+        self.hours: defaultdict[str, float] = defaultdict(float)
         self.busy = self.lost = 0.0
         self.bundles = self.tasks = self.workers = 0
         self.scaling = False  # whether a look at the nodes is due
         self.scaled = -times.launch  # when the last was
-        self.warming = True
-        shapes = Counter(graph.vertices[key].shape for key in seconds)
-        for shape in shapes:
-            if not _slots(kinds, shape):
-                raise ValueError(f"no kind of node has the slot {dict(cast('Shape', shape or ()))}")
-        self.slots = {shape: _slots(kinds, shape) for shape in shapes}
-        self.usual = shapes.most_common(1)[0][0] if shapes else None
+        self.shapes = Counter(cast("Shape", graph.vertices[key].shape) for key in seconds)
+        whole = _room(kinds)
+        self.slots = {shape: whole.slots(shape) for shape in self.shapes}
+        for shape, slots in self.slots.items():
+            if not slots:
+                raise ValueError(f"no kind of node has the slot {in_words(slot_of(shape))}")
+        self.usual = self.shapes.most_common(1)[0][0] if self.shapes else ()
 
     def run(self) -> Simulated:
         graph, times = self.graph, self.times
         work, longest = sum(self.seconds.values()), longest_path(graph, self.seconds)
         bound = lower_bound(graph, self.seconds, self.kinds)
         for kind in self.kinds:
-            for _ in range(max(kind.least, kind.head)):
-                self._ask_for(kind, 0.0)
-        self._at(times.start, self._nothing)
+            for _ in range(_least(kind)):
+                self._joins(self._ask_for(kind))
+        self._update()
+        self._at(times.start, self._warm_up)
         while not graph.finished:
             if not self.events:
                 raise RuntimeError("the simulated run has come to a standstill")
-            self.now, _, happens, about = heapq.heappop(self.events)
-            happens(*about)
+            self._next()
             while self.events and self.events[0][0] <= self.now:
-                _, _, happens, about = heapq.heappop(self.events)
-                happens(*about)
+                self._next()
             if self.now >= times.start:
                 self._decide()
+            self._look_at_nodes()
         self.now += times.end
-        for node in self.nodes:
-            self._bill(node, self.now)
-        if self._autoscaled():  # what goes idle at the end is paid until it is let go
-            left = Counter(node.kind.name for node in self.nodes)
-            for kind in self.kinds:
-                extra = max(left[kind.name] - max(kind.least, kind.head), 0)
-                self.hours[kind.name] += extra * times.idle / HOUR  # type: ignore[assignment]
-        used = [kind for kind in self.kinds if self.hours[kind.name]]
+        for node in self.nodes.values():
+            # What need not always be there is paid until it has been idle for long enough.
+            self._bill(node, self.now + (times.idle if self.count[node.kind.name] > _least(node.kind) else 0.0))
+            self.count[node.kind.name] -= 1
+        used = [kind for kind in self.kinds if self.peak[kind.name]]
         known = all(kind.dollars is not None for kind in used)
         return Simulated(
             seconds=self.now,
@@ -310,7 +274,7 @@ class _Run:
             bundles=self.bundles,
             tasks=self.tasks,
             workers=self.workers,
-            node_hours={kind.name: float(self.hours[kind.name]) for kind in used},
+            node_hours={kind.name: self.hours[kind.name] for kind in used},
             gpu_hours=sum(self.hours[kind.name] * kind.resources.get("GPU", 0.0) for kind in used),
             peak_nodes={kind.name: self.peak[kind.name] for kind in used},
             dollars=sum(self.hours[k.name] * cast("float", k.dollars) for k in used) if known else None,
@@ -321,63 +285,55 @@ class _Run:
     def _at(self, when: float, happens: Callable[..., None], *about: Any) -> None:
         heapq.heappush(self.events, (when, next(self.number), happens, about))
 
-    def _nothing(self) -> None:
-        """Time has come to decide."""
+    def _next(self) -> None:
+        self.now, _, happens, about = heapq.heappop(self.events)
+        happens(*about)
 
-    def _joins(self, node: _Node) -> None:
-        node.there = True
-        node.idle_since = self.now
-        self.full.clear()
-        rate = self.failures.nodes.get(node.kind.name, 0.0)
-        if rate:
-            self._at(self.now + self.random.expovariate(rate) * HOUR, self._dies, node)
-        self._at(self.now + self.times.idle, self._rests, node)
-        # Warm-ups start worker processes of the usual shape while the first tasks keep the others waiting.
-        most = min(self.slots.get(self.usual, 0), len(self.seconds))
-        while self.workers < most and node.holds(_wanted(self.usual)):
-            self._rest(self._start(node, self.usual))
-
-    def _rests(self, node: _Node) -> None:
-        """A node is let go if it has been idle for long."""
-        kind = node.kind
-        if node.gone or node.working or self.count[kind.name] <= max(kind.least, kind.head):
-            return
-        if node.idle_since + self.times.idle > self.now + 1e-9:
-            return  # it has worked meanwhile; another look is due
-        self._remove(node)
-
-    def _dies(self, node: _Node) -> None:
-        if node.gone:
-            return
-        self._remove(node)
-        for bundle in node.working.values():
-            bundle.over = True
-            self._at(self.now + self.times.notice, self._lose, bundle, self.now, False)
-        self._at(self.now + self.times.notice, self._replace, node.kind)
-
-    def _replace(self, kind: NodeKind) -> None:
-        if self.count[kind.name] < max(kind.least, kind.head):
-            self._ask_for(kind, self.times.boot)
-
-    def _crashes(self, bundle: _Bundle) -> None:
-        """The worker process dies at work."""
+    def _reports(self, bundle: _Bundle, upto: int) -> None:
+        """A worker has committed the tasks before that number."""
         if bundle.over:
             return
+        for key in bundle.keys[bundle.done : upto]:
+            self.busy += self.left.get(key, self.seconds[key])
+            self.graph.committed(key, self.seconds[key])
+        bundle.done = upto
+        if upto == len(bundle.keys):
+            self._leaves(bundle)
+            self.room.rest(bundle)
+
+    def _leaves(self, bundle: _Bundle) -> None:
+        """A worker has nothing more to do, or is dead."""
         bundle.over = True
-        worker = bundle.worker
-        del worker.node.working[worker]
-        self._end(worker)
-        self._idle(worker.node)
-        self._lose(bundle, self.now, True)
+        node = bundle.node
+        assert node is not None
+        node.working.discard(bundle)
+        if not node.working and not node.gone:
+            node.idle_since = self.now
+            self._at(self.now + self.times.idle, self._rests, node)
+
+    def _crashes(self, bundle: _Bundle) -> None:
+        """A worker process dies at work."""
+        if not bundle.over:
+            self._leaves(bundle)
+            self._lose(bundle, self.now, True)
+
+    def _dies(self, node: _Node) -> None:
+        """A node is taken away."""
+        if node.gone:
+            return
+        for bundle in list(node.working):
+            bundle.over = True
+            self._at(self.now + self.times.notice, self._lose, bundle, self.now, False)
+        self._remove(node)
 
     def _lose(self, bundle: _Bundle, when: float, process: bool) -> None:
-        """What the worker had not committed is to run again. A process is blamed on its task, see `DagSearch._lose`."""
-        self.out[bundle.worker.shape] -= 1
-        suspect = True
-        for key, begun in zip(bundle.keys[bundle.done :], bundle.begins[bundle.done :], strict=True):
+        """What the worker had not committed runs again; a dead process is blamed on its task as in a real run."""
+        self.room.release(bundle)
+        for number in range(bundle.done, len(bundle.keys)):
+            key = bundle.keys[number]
             blame = False
-            if suspect:
-                worked = max(when - begun, 0.0)
+            if number == bundle.done:  # the task at work
+                worked = max(when - bundle.begins[number], 0.0)
                 every = self.failures.snapshots.get(self.graph.vertices[key].kind, 0.0)
                 kept = math.floor(worked / every) * every if every else 0.0
                 self.left[key] = self.left.get(key, self.seconds[key]) - kept
@@ -385,197 +341,152 @@ class _Run:
                 self.lost += worked - kept
                 blame = process and worked <= self.furthest.get(key, 0.0)
                 self.furthest[key] = max(worked, self.furthest.get(key, 0.0))
-            suspect = False
             self.graph.lost(key, blame=blame)
-
-    def _reports(self, bundle: _Bundle, upto: int) -> None:
-        """A worker has committed the tasks before that number."""
-        if bundle.over:
-            return
-        for key in bundle.keys[bundle.done : upto]:
-            seconds = self.left.get(key, self.seconds[key])
-            self.busy += seconds
-            self.graph.committed(key, self.seconds[key])
-        bundle.done = upto
-        if upto < len(bundle.keys):
-            return
-        bundle.over = True
-        self.out[bundle.worker.shape] -= 1
-        del bundle.worker.node.working[bundle.worker]
-        self._rest(bundle.worker)
-        self._idle(bundle.worker.node)
 
     # Decisions
 
+    def _warm_up(self) -> None:
+        """Start workers, also on nodes to come, while the first tasks keep the others waiting."""
+        self._decide()
+        left = self.graph.counts[State.WAITING]
+        for _ in range(min(self.slots.get(self.usual, 0) - self.bundles, left)):
+            bundle = self._place(self.usual)
+            if bundle is None:
+                break
+            self._begin(bundle)
+
     def _decide(self) -> None:
-        """Hand out what is ready, as far as there is room; ask for nodes for the rest."""
-        wanting = False
-        for shape in self.graph.shapes():
-            while (place := self._place(shape)) is not None:
-                keys = self.graph.take(shape, slots=self.slots[shape])
-                if not keys:
-                    break
-                self._begin(place if isinstance(place, _Worker) else self._start(place, shape), keys)
-            else:
-                wanting = True
-        if (wanting or self.warming) and not self.scaling and self._may_grow():
-            self.scaling = True
-            self._at(max(self.now, self.scaled + self.times.launch), self._scale)
+        """Hand out what is ready, as far as there is room, now or on nodes that may be added."""
+        self.room.unreserve()
+        for shape, waiting in self.waiting.items():
+            while waiting and self.room.idle(shape):  # Tune gives a worker that is free what waits for one
+                first = waiting.popleft()
+                self.room.release(first)
+                if first.keys:
+                    self._begin(cast("_Bundle", self._place(shape, first.keys)))
+        reserved = False
+        for shape in cast("list[Shape]", self.graph.shapes()):
+            while self.graph.ready(shape) and (bundle := self._place(shape)) is not None:
+                bundle.keys = self.graph.take(shape, slots=self.slots[shape])
+                self._begin(bundle)
+            if self.graph.ready(shape) and not reserved:
+                reserved = self.room.reserve(shape)
 
-    def _place(self, shape: Hashable) -> _Worker | _Node | None:
-        """An idle worker of the shape, or a node with room for one; other idle workers may have to end for that."""
-        resting = self.resting[shape]
-        while resting and resting[-1].node.gone:
-            resting.pop()
-        if resting:
-            return resting[-1]
-        if shape in self.full:
+    def _place(self, shape: Shape, keys: Sequence[str] = ()) -> _Bundle | None:
+        bundle = _Bundle(shape, list(keys), cast("Place", None))
+        place = self.room.take(shape, bundle)
+        if place is None:
             return None
-        wanted = _wanted(shape)
-        for node in self.nodes:
-            if node.there and node.holds(wanted):
-                return node
-        for node in self.nodes:
-            if node.there and node.resting and self._could_hold(node, wanted):
-                for worker in list(node.resting):
-                    if node.holds(wanted):
-                        break
-                    self.resting[worker.shape].remove(worker)
-                    node.resting.pop(worker, None)
-                    self._end(worker)
-                return node
-        self.full.add(shape)
-        return None
+        bundle.place = place
+        return bundle
 
-    def _could_hold(self, node: _Node, wanted: Mapping[str, float]) -> bool:
-        """Whether there would be room if no idle worker were kept."""
-        trial = _Node(node.kind, 0.0, 0.0)
-        trial.free, trial.devices = dict(node.free), list(node.devices)
-        for worker in node.resting:
-            trial.give(_wanted(worker.shape), worker.device)
-        return trial.holds(wanted)
-
-    def _start(self, node: _Node, shape: Hashable) -> _Worker:
-        self.workers += 1
-        worker = _Worker(node, shape, node.take(_wanted(shape)), self.now + self.times.worker)
-        return worker
-
-    def _end(self, worker: _Worker) -> None:
-        worker.node.give(_wanted(worker.shape), worker.device)
-        self.full.clear()
-
-    def _rest(self, worker: _Worker) -> None:
-        worker.node.resting[worker] = None
-        self.resting[worker.shape].append(worker)
-        if self.full and self.full != {worker.shape}:
-            self.full.clear()  # it may end, to make room
-
-    def _begin(self, worker: _Worker, keys: list[str]) -> None:
-        if self.resting[worker.shape] and self.resting[worker.shape][-1] is worker:
-            self.resting[worker.shape].pop()
-        worker.node.resting.pop(worker, None)
-        self.out[worker.shape] += 1
-        self.bundles += 1
-        self.tasks += len(keys)
-        self.driver = max(self.driver, self.now) + self.times.bundle
-        at = max(self.driver, worker.ready)
-        bundle = _Bundle(worker, keys)
-        worker.node.working[worker] = bundle
-        reported = at
-        for number, key in enumerate(keys, 1):
+    def _begin(self, bundle: _Bundle) -> None:
+        """A worker takes up its tasks, once its node is there, its process has started and the driver gets to it."""
+        place, times = bundle.place, self.times
+        if place.node_id is None:
+            self.waiting[bundle.shape].append(bundle)
+            return
+        self.room.confirm(bundle, place.node_id, place.devices)
+        bundle.node = node = self.nodes[place.node_id]
+        node.working.add(bundle)
+        if place not in self.ready:
+            self.workers += 1
+            self.ready[place] = self.now + times.worker
+        at = self.ready[place]
+        if bundle.keys:
+            self.bundles += 1
+            self.tasks += len(bundle.keys)
+            self.driver = max(self.driver, self.now) + times.bundle
+            at = max(at, self.driver)
+        begun = reported = at
+        for number, key in enumerate(bundle.keys, 1):
             bundle.begins.append(at)
             at += self.left.get(key, self.seconds[key])
-            if number == len(keys) or at - reported >= self.times.step:
+            if number < len(bundle.keys) and at - reported >= times.step:
                 self._at(at, self._reports, bundle, number)
                 reported = at
-        if self.failures.workers:
-            dies = bundle.begins[0] + self.random.expovariate(self.failures.workers) * HOUR
+        place.until = at
+        self._at(at, self._reports, bundle, len(bundle.keys))
+        if self.failures.workers and bundle.keys:
+            dies = begun + self.random.expovariate(self.failures.workers) * HOUR
             if dies < at:
                 self._at(dies, self._crashes, bundle)
 
     # Nodes
 
-    def _autoscaled(self) -> bool:
-        return any(kind.most > max(kind.least, kind.head) for kind in self.kinds)
-
-    def _may_grow(self) -> bool:
-        return any(self.count[kind.name] < kind.most for kind in self.kinds)
-
-    def _ask_for(self, kind: NodeKind, boot: float) -> None:
-        node = _Node(kind, self.now, self.now + boot)
-        self.nodes.append(node)
-        self.count[kind.name] += 1
-        self.peak[kind.name] = max(self.peak[kind.name], self.count[kind.name])
-        self._at(node.joins, self._joins, node)
-
-    def _remove(self, node: _Node) -> None:
-        node.gone, node.there = True, False
-        self.nodes.remove(node)
-        self.count[node.kind.name] -= 1
-        self._bill(node, self.now)
-        for worker in node.resting:
-            self.resting[worker.shape].remove(worker)
-        node.resting.clear()
-
-    def _bill(self, node: _Node, until: float) -> None:
-        self.hours[node.kind.name] += (until - node.asked) / HOUR  # type: ignore[assignment]
-
-    def _idle(self, node: _Node) -> None:
-        if not node.working:
-            node.idle_since = self.now
-            self._at(self.now + self.times.idle, self._rests, node)
+    def _look_at_nodes(self) -> None:
+        if self.scaling or not any(self.count[kind.name] < kind.most for kind in self.kinds):
+            return
+        wished = self.room.wished()
+        if any(self._wanted(kind, wished) for kind in self.kinds):
+            self.scaling = True
+            self._at(max(self.now, self.scaled + self.times.launch), self._scale)
 
     def _scale(self) -> None:
-        """Ask for nodes for what is ready and finds no room (at the beginning: for all that is to come)."""
+        """The autoscaler asks for nodes for what waits, for as many of a kind as there are, and for one at least."""
         self.scaling, self.scaled = False, self.now
-        asked = False
-        for shape in self.slots:
-            ready = self.graph.ready(shape)
-            if self.warming and shape == self.usual:
-                ready = len(self.seconds)
-            room = sum(self._room_on(node, shape) for node in self.nodes)
-            wanted = min(ready, self.slots[shape] - self.out[shape]) - room
-            for kind in self.kinds:
-                each = _units_on(kind, shape)
-                if wanted <= 0 or not each:
-                    continue
-                there = sum(node.there for node in self.nodes if node.kind is kind)
-                others = sum(not node.kind.head for node in self.nodes)
-                many = min(-(-wanted // each), kind.most - self.count[kind.name], max(there, 1), self.at_most - others)
-                for _ in range(many):
-                    self._ask_for(kind, self.times.boot)
-                    asked = True
-                wanted -= max(many, 0) * each
-        self.warming = self.warming and asked and self._may_grow()
+        wished = self.room.wished()
+        for kind in self.kinds:
+            there = self.count[kind.name] - self.booting[kind.name]
+            for _ in range(min(self._wanted(kind, wished), max(there, 1))):
+                node = self._ask_for(kind)
+                self.booting[kind.name] += 1
+                self._at(self.now + self.times.boot, self._boots, node)
 
-    def _room_on(self, node: _Node, shape: Hashable) -> int:
-        """Slots that a node could hold besides those at work."""
-        trial = _Node(node.kind, 0.0, 0.0)
-        if node.there:
-            trial.free, trial.devices = dict(node.free), list(node.devices)
-            for worker in node.resting:
-                trial.give(_wanted(worker.shape), worker.device)
-        wanted, n = _wanted(shape), 0
-        while trial.holds(wanted):
-            trial.take(wanted)
-            n += 1
-        return n
+    def _wanted(self, kind: NodeKind, wished: Mapping[str, int]) -> int:
+        """How many further nodes of a kind should be asked for, and may be."""
+        booting = self.booting[kind.name]
+        wanted = max(wished[kind.name], _least(kind) - self.count[kind.name] + booting) - booting
+        others = sum(self.count[k.name] for k in self.kinds if not k.head)
+        return max(min(wanted, kind.most - self.count[kind.name], self.at_most - others), 0)
+
+    def _ask_for(self, kind: NodeKind) -> _Node:
+        name = f"{kind.name}#{next(self.number)}"
+        node = _Node(kind, NodeOffer(name, name, kind.resources, {**kind.labels, NODE_GROUP: kind.name}), self.now)
+        self.nodes[name] = node
+        self.count[kind.name] += 1
+        self.peak[kind.name] = max(self.peak[kind.name], self.count[kind.name])
+        return node
+
+    def _boots(self, node: _Node) -> None:
+        self.booting[node.kind.name] -= 1
+        self._joins(node)
+        self._update()
+        for shape, waiting in self.waiting.items():
+            here = [b for b in waiting if b.place.node_id is not None]
+            if here:
+                self.waiting[shape] = deque(b for b in waiting if b.place.node_id is None)
+            for bundle in here:
+                self._begin(bundle)
+
+    def _joins(self, node: _Node) -> None:
+        node.there, node.idle_since = True, self.now
+        rate = self.failures.nodes.get(node.kind.name, 0.0)
+        if rate:
+            self._at(self.now + self.random.expovariate(rate) * HOUR, self._dies, node)
+        self._at(self.now + self.times.idle, self._rests, node)
+
+    def _rests(self, node: _Node) -> None:
+        """A node is let go that has been idle for long."""
+        kind = node.kind
+        idle = not node.working and node.idle_since + self.times.idle <= self.now + 1e-9
+        if idle and not node.gone and self.count[kind.name] > _least(kind):
+            self._remove(node)
+
+    def _remove(self, node: _Node) -> None:
+        node.gone = True
+        del self.nodes[node.offer.id]
+        self.count[node.kind.name] -= 1
+        self._bill(node, self.now)
+        self._update()
+
+    def _bill(self, node: _Node, until: float) -> None:
+        self.hours[node.kind.name] += (until - node.asked) / HOUR
+
+    def _update(self) -> None:
+        self.room.update([node.offer for node in self.nodes.values() if node.there], self.kinds)
 
 
-def _wanted(shape: Hashable) -> dict[str, float]:
-    """What a slot holds, in Ray's names."""
-    return ray_resources(dict(cast("Shape", shape)))
-
-
-def _units_on(kind: NodeKind, shape: Hashable) -> int:
-    """Slots that fit on an empty node of a kind."""
-    node, wanted, n = _Node(kind, 0.0, 0.0), _wanted(shape), 0
-    while wanted and node.holds(wanted):
-        node.take(wanted)
-        n += 1
-    return n
-
-
-def _slots(kinds: Sequence[NodeKind], shape: Hashable) -> int:
-    """Slots that fit on all nodes that there may be."""
-    return sum(kind.most * _units_on(kind, shape) for kind in kinds)
+def _least(kind: NodeKind) -> int:
+    """How many nodes of a kind there always are."""
+    return max(kind.least, int(kind.head))
