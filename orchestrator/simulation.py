@@ -52,6 +52,9 @@ class Times:
     notice: float = 13.0
 
 
+USUAL = Times()
+
+
 @dataclass(frozen=True)
 class Failures:
     """How often what is lost. What is lost runs again, from its last snapshot or from the beginning.
@@ -65,6 +68,9 @@ class Failures:
     workers: float = 0.0
     nodes: Mapping[str, float] = field(default_factory=dict)
     snapshots: Mapping[str, float] = field(default_factory=dict)
+
+
+NONE = Failures()
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,8 @@ def simulate(
     kinds: Sequence[NodeKind],
     seconds: Mapping[str, float],
     *,
-    times: Times = Times(),
-    failures: Failures = Failures(),
+    times: Times = USUAL,
+    failures: Failures = NONE,
     seed: int = 0,
     at_most: int | None = None,
 ) -> Simulated:
@@ -206,7 +212,7 @@ class _Run:
         at_most: int | None,
     ) -> None:
         self.graph = graph
-        self.kinds = kinds
+        self.kinds = sorted(kinds, key=lambda kind: kind.name, reverse=True)  # as Ray, of kinds that suit equally well
         self.seconds = seconds
         self.times = times
         self.failures = failures
@@ -222,7 +228,7 @@ class _Run:
         self.count: Counter[str] = Counter()  # of them, by name of their kind
         self.booting: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
-        self.room = Room((), kinds)
+        self.room = Room((), self.kinds)
         self.ready: dict[Place, float] = {}  # when a worker process has started
         self.waiting: defaultdict[Shape, deque[_Bundle]] = defaultdict(deque)  # for nodes, by shape
         self.hours: defaultdict[str, float] = defaultdict(float)
@@ -261,7 +267,7 @@ class _Run:
             # What need not always be there is paid until it has been idle for long enough.
             self._bill(node, self.now + (times.idle if self.count[node.kind.name] > _least(node.kind) else 0.0))
             self.count[node.kind.name] -= 1
-        used = [kind for kind in self.kinds if self.peak[kind.name]]
+        used = [kind for kind in reversed(self.kinds) if self.peak[kind.name]]
         known = all(kind.dollars is not None for kind in used)
         return Simulated(
             seconds=self.now,

@@ -260,6 +260,14 @@ def test_no_more_nodes_than_are_wanted_or_allowed() -> None:
     assert limited.seconds > found.seconds
 
 
+def test_of_nodes_that_suit_equally_well_the_one_is_asked_for_whose_name_sorts_last() -> None:
+    """As Ray does it: so cluster files name spot machines."""
+    tasks: Tasks = [("data", [], "data", 30.0), *((f"t{n}", ["data"], "train", 600.0) for n in range(7))]
+    kinds = [GPUS[0], *(replace(GPUS[1], name=name) for name in ("gpu-on-demand", "gpu-spot"))]
+    found = simulate(graph_of(tasks, shape=QUARTER), kinds, seconds_of(tasks), at_most=4)
+    assert found.peak_nodes == {"head": 1, "gpu-spot": 2}
+
+
 def test_a_price_that_is_not_known_leaves_hours_only() -> None:
     kinds = [GPUS[0], replace(GPUS[1], dollars=None)]
     found = simulate(graph_of([("a", [], "a", 60.0)], shape=QUARTER), kinds, {"a": 60.0})
