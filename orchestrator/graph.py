@@ -9,7 +9,6 @@ the order of declaration.
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -204,7 +203,7 @@ class Graph:
         enough = max(self._bundle_seconds, 2 * DRIVER_SECONDS * slots)
         if enough > self._bundle_seconds:  # handing out so many bundles takes time too
             first = self.vertices[self._ready[shape][0][2]]
-            share = max(share, round(math.sqrt(self._ready_count[shape] * DRIVER_SECONDS / self._expected(first.kind))))
+            share = max(share, round((self._ready_count[shape] * DRIVER_SECONDS / self._expected(first.kind)) ** 0.5))
         bundle: list[str] = []
         seconds = 0.0
         while len(bundle) < share and (top := self._top(shape)) is not None:
