@@ -90,7 +90,12 @@ def without_raylet_messages() -> Iterator[None]:
 
 
 def check_reachable(address: str) -> None:
-    """Raise ClusterError unless something answers at "host:port" or "ray://host:port"; Ray would wait for minutes."""
+    """Raise ClusterError unless something answers at "host:port", for which Ray would wait for minutes."""
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"{address!r} is an address for the Ray client, which cannot carry a run: run the command on a machine of "
+            "the cluster with --address auto, for example by `ray job submit`."
+        )
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         return  # "local" and "auto", which Ray resolves

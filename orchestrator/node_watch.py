@@ -7,12 +7,15 @@ places work on a node the moment it joins.
 from __future__ import annotations
 
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import node_check
 from .shipping import Shipment
 from .slots import NodeOffer, Slot, suits
+from .store import Store
 
 ANSWER_SECONDS = 240.0
 """How long a node may take to be checked: it starts a process, unpacks the code, imports torch and asks the store."""
@@ -56,6 +59,7 @@ class NodeWatch:
         self._known: dict[str, NodeOffer] = {}
         self._good: set[str] = set()
         self._asked: dict[Any, tuple[str, float, float]] = {}  # node, time of the clock, monotonic time; by reference
+        self._failures: Counter[str] = Counter()  # checks that came to no answer, by node
         self._news: list[str] = []
         self._looked = float("-inf")
 
@@ -67,6 +71,7 @@ class NodeWatch:
         while self._asked:
             ray.wait(list(self._asked), num_returns=len(self._asked), timeout=1.0)
             self._hear()
+            self._ask_new()
 
     def look(self) -> list[NodeOffer]:
         """Go on with checking, without waiting; the nodes that are left out since the last time."""
@@ -150,7 +155,8 @@ class NodeWatch:
             try:
                 found = ray.get(answer)
             except Exception as error:  # Ray's, of many kinds: the node is gone, or cannot start a process
-                if any(n.id == node for n in self._offers()):
+                self._failures[node] += 1  # a node that has just gone still counts as alive, and is asked once more
+                if self._failures[node] > 1 and any(n.id == node for n in self._offers()):
                     words = [line.strip() for line in str(error).splitlines() if line.strip()]
                     self.refuse(node, f"no process could be started there ({(words or ['?'])[-1].rstrip('.')})")
                 continue
@@ -178,6 +184,28 @@ SHORT = 12
 def allows(checked: str | None, node: str) -> bool:
     """Whether a worker may work on its node, by `NodeWatch.checked`; None: no node is checked in this run."""
     return checked is None or node[:SHORT] in checked.split(" ")
+
+
+def checked_nodes(
+    store: Store | None, offers: Callable[[], Sequence[NodeOffer]], code: Shipment
+) -> list[tuple[NodeOffer, str | None]]:
+    """Every node, and why nothing could run there, as a sentence; None if all is well.
+
+    Args:
+        store: to be reached from there; None asks nothing of it.
+        code: what the nodes are to have.
+    """
+    witness = f".witness-{uuid.uuid4().hex[:8]}"
+    if store is not None:
+        store.write(witness, b"")
+    try:
+        address = None if store is None else store.address
+        watch = NodeWatch(expectations(address, witness, code), offers, None, gpus=True)
+        watch.first()
+        return [(node, watch.left_out.get(node.id)) for node in offers()]
+    finally:
+        if store is not None:
+            store.delete(witness)
 
 
 def expectations(store: str | None, witness: str, shipment: Shipment) -> dict[str, Any]:

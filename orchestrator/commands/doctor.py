@@ -44,15 +44,16 @@ def run(options: argparse.Namespace) -> int:
     _tell("cpus", str(os.cpu_count()))
     _tell("gpus", _gpus())
     store = Store(options.store)
+    reached: Store | None = store
     try:
         store.check_writable()
         free = f", {shutil.disk_usage(store.local).free / 1e9:.1f} GB free" if store.local else ""
         _tell("store", f"{store}: writable, {sum(1 for _ in store.find(''))} artifacts{free}")
     except UserError as error:
         _tell("store", str(error))
-        sound = False
+        sound, reached = False, None
     if options.address or os.environ.get("RAY_ADDRESS"):
-        sound = _look_at_cluster(options.address) and sound
+        sound = _look_at_cluster(options.address, reached) and sound
     else:
         _tell("cluster", "none named: Ray would be started on this machine")
     return 0 if sound else 1
@@ -121,15 +122,22 @@ def _gpus() -> str:
     return f"{len(names)}: {', '.join(dict.fromkeys(names))}"
 
 
-def _look_at_cluster(address: str | None) -> bool:
-    from ..cluster import node_offers, ray_session
+def _look_at_cluster(address: str | None, store: Store | None) -> bool:
+    """The cluster and, a line each, its nodes, checked as before a run; whether all are sound."""
+    from ..cluster import joins, node_offers, ray_session
+    from ..node_watch import checked_nodes
+    from ..shipping import local_code, shipment
 
     try:
-        with ray_session(address):
-            nodes = node_offers()
+        code = shipment(sweep=False) if joins(address) else None
+        with ray_session(address, code):
+            nodes = checked_nodes(store, node_offers, code or local_code())
     except UserError as error:
         _tell("cluster", str(error))
         return False
-    totals = {k: sum(n.resources.get(k, 0) for n in nodes) for k in ("CPU", "GPU")}
+    totals = {k: sum(n.resources.get(k, 0) for n, _ in nodes) for k in ("CPU", "GPU")}
     _tell("cluster", f"{len(nodes)} nodes, {totals['CPU']:g} CPUs, {totals['GPU']:g} GPUs")
-    return True
+    for node, fault in nodes:
+        has = _has({k: v for k, v in node.resources.items() if k in ("CPU", "GPU", "memory")})
+        _tell("node", fault or f"{node.host} ({node.id[:8]}): {has}: sound")
+    return all(fault is None for _, fault in nodes)

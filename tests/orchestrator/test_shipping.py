@@ -174,16 +174,22 @@ def reference(folder: Path) -> dict[str, Any]:
     return contents(Store(str(folder / "reference")))
 
 
-def bad_nodes(folder: Path, old: Path) -> dict[str, tuple[dict[str, str], str]]:
-    """Environment of a node on which something is wrong, and the telling words of the sentence about it."""
+def bad_nodes(folder: Path, old: Path, small: Path | None = None) -> dict[str, tuple[dict[str, str], str]]:
+    """Environment of a node on which something is wrong, and the telling words of the sentence about it.
+
+    Args:
+        small: a small disk; None where there is none, so that one has to be feigned.
+    """
     shifted = "import time\nreal = time.time\ntime.time = lambda: real() + 3600\n"
     metadata = "Metadata-Version: 2.1\nName: numpy\nVersion: 1.0.0+local\n"
     paths = {
         "numpy": write(folder / "bad-numpy", {"numpy-1.0.0.dist-info/METADATA": metadata}),
         "clock": write(folder / "bad-clock", {"sitecustomize.py": shifted}),
-        "disk": write(folder / "bad-disk", {"sitecustomize.py": FULL}),
+        "disk": write(folder / "bad-disk", {"sitecustomize.py": "" if small else FULL}),
     }
     first = {name: {"PYTHONPATH": f"{path}:{old}"} for name, path in paths.items()}
+    if small is not None:
+        first["disk"]["ORCHESTRATOR_CACHE"] = str(small)
     return {
         "numpy": (first["numpy"], "it has numpy 1.0.0, the driver has numpy "),
         "clock": (first["clock"], "its clock is 3600 s ahead of the driver's"),
@@ -241,11 +247,17 @@ def test_what_is_shipped_wins_over_what_lies_on_the_nodes(
 
 @needs_s3
 def test_bad_nodes_are_left_out_and_named(
-    cluster: RayCluster, study: Path, old: Path, folder: Path, server: S3Server, reference: dict[str, Any]
+    cluster: RayCluster,
+    study: Path,
+    old: Path,
+    folder: Path,
+    server: S3Server,
+    small_disk: Path | None,
+    reference: dict[str, Any],
 ) -> None:
     notes = folder / "notes"
     notes.unlink(missing_ok=True)
-    bad = bad_nodes(folder, old)
+    bad = bad_nodes(folder, old, small_disk)
     names = {what: cluster.add(env) for what, (env, _) in bad.items()}
     good = {str(cluster.raylet(n)) for n in cluster.nodes if n not in names.values()}
     uri = server.uri("left-out")
@@ -312,6 +324,13 @@ def test_without_a_good_node_nothing_runs(study: Path, folder: Path, old: Path, 
     with RayCluster(nodes=1, env=env) as cluster:
         out = run_sweep(study, str(tmp_path / "store"), "--address", cluster.address, env=cluster.env, code=2)
         assert len([line for line in out if words in line and "No node is left" in line]) == 1
+        doctor = [sys.executable, "-m", "orchestrator", "doctor", "--address", cluster.address]
+        env = {**cluster.env, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(doctor, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+        nodes = [line for line in done.stdout.splitlines() if line.startswith("node ")]
+        assert (done.returncode, len(nodes)) == (1, 2), done
+        assert sum(words in line for line in nodes) == 1
+        assert sum(line.endswith(": sound") for line in nodes) == 1
     assert Store(str(tmp_path / "store")).names("runs/study") == []
 
 
