@@ -1,4 +1,4 @@
-"""What goes to the nodes, what is checked there, and what becomes of tasks that were handed to a bad one: without Ray."""
+"""What goes to the nodes, what is checked there, what becomes of tasks handed to a bad one: without Ray."""
 
 from __future__ import annotations
 

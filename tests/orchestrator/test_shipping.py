@@ -198,6 +198,18 @@ def bad_nodes(folder: Path, old: Path, small: Path | None = None) -> dict[str, t
     }
 
 
+@pytest.fixture(scope="module")
+def small_disk(folder: Path) -> Iterator[Path | None]:
+    """A disk of 10 MB, where this process may make one."""
+    (folder / "small").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=10000k", "none", str(folder / "small")]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        yield None
+        return
+    yield folder / "small"
+    subprocess.run(["umount", "-l", str(folder / "small")], check=True)
+
+
 FULL = """\
 import shutil
 from collections import namedtuple
