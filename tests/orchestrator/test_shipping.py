@@ -333,7 +333,8 @@ def test_nodes_that_join_later_are_checked_before_anything_runs_there(
 
 def test_without_a_good_node_nothing_runs(study: Path, folder: Path, old: Path, tmp_path: Path) -> None:
     env, words = bad_nodes(folder, old)["numpy"]
-    with RayCluster(nodes=1, env=env) as cluster:
+    with RayCluster(nodes=0) as cluster:
+        cluster.add(env)
         out = run_sweep(study, str(tmp_path / "store"), "--address", cluster.address, env=cluster.env, code=2)
         assert len([line for line in out if words in line and "No node is left" in line]) == 1
         doctor = [sys.executable, "-m", "orchestrator", "doctor", "--address", cluster.address]
