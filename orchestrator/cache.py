@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreRefused, StoreUnavailable
+from .errors import StoreError, StoreRefused, StoreUnavailable
 from .node import difference, node_folder, node_top, note
 
 CAP = 200_000_000_000
@@ -391,6 +391,7 @@ def describe() -> str:
 _arrived: dict[str, int] = {}
 _departed: set[str] = set()
 _told: set[str] = set()
+_asked = False
 
 
 def _note_arrival(name: str) -> None:
@@ -409,10 +410,16 @@ def _note_departure(name: str) -> None:
 
 
 def news() -> dict[str, Any]:
-    """What this process has found, put or fetched into the cache since it was last asked, and what it has deleted.
+    """What this process has used, put or fetched in the cache since it was last asked, and what it has deleted.
 
-    Empty, or `here` (bytes by key) and `gone` (keys).
+    At first all that is there. Empty, or `here` (bytes by key) and `gone` (keys).
     """
+    global _asked
+    if not _asked:
+        _asked = True
+        with contextlib.suppress(OSError, StoreError):
+            for name in Cache().sizes():
+                _note_arrival(name)
     told: dict[str, Any] = {}
     if _arrived:
         told["here"] = dict(_arrived)

@@ -9,13 +9,16 @@ the order of declaration.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 DRIVER_SECONDS = 0.025
 """What a bundle costs the driver, which hands out one after the other (measured: 18 to 32 ms)."""
+
+LOOK = 32
+"""At how many ready tasks of equal rank `Graph.take` looks for the one that is preferred."""
 
 
 class State(Enum):
@@ -187,7 +190,9 @@ class Graph:
                 tops.append((top, shape))
         return [shape for _, shape in sorted(tops, key=lambda item: item[0])]
 
-    def take(self, shape: Hashable = None, *, slots: int = 1) -> list[str]:
+    def take(
+        self, shape: Hashable = None, *, slots: int = 1, prefer: Callable[[str], float] | None = None
+    ) -> list[str]:
         """The next bundle for a slot of this shape, now running; empty if nothing is ready.
 
         A bundle holds tasks that are all ready. It is filled until it is expected to take
@@ -195,6 +200,9 @@ class Graph:
         than a fair share of what is ready for `slots` slots (or, of very many, as many tasks as make the
         time for handing out all that is ready and that for a bundle equal). A kind never seen runs alone,
         so that its duration becomes known.
+
+        Args:
+            prefer: of tasks with equal rank one with a larger value is taken first; at most 1.
         """
         self._rerank()
         if self._top(shape) is None:
@@ -206,14 +214,13 @@ class Graph:
             share = max(share, round((self._ready_count[shape] * DRIVER_SECONDS / self._expected(first.kind)) ** 0.5))
         bundle: list[str] = []
         seconds = 0.0
-        while len(bundle) < share and (top := self._top(shape)) is not None:
+        while len(bundle) < share and (top := self._preferred(shape, prefer)) is not None:
             vertex = self.vertices[top[2]]
             known = self._seconds.get(vertex.kind)
             solitary = vertex.alone or vertex.losses > 0 or known is None
             if bundle and (solitary or seconds + (known or 0.0) > enough):
                 break
-            heapq.heappop(self._ready[shape])
-            self._set(vertex, State.RUNNING)
+            self._set(vertex, State.RUNNING)  # which puts its entry in the heap out of date
             bundle.append(vertex.key)
             seconds += known or 0.0
             if solitary:
@@ -384,6 +391,33 @@ class Graph:
                 return heap[0]
             heapq.heappop(heap)
         return None
+
+    def _preferred(self, shape: Hashable, prefer: Callable[[str], float] | None) -> tuple[float, int, str] | None:
+        """The most urgent ready task of a shape; of the first few with equal rank the one that is preferred.
+
+        In a heap the entries of the least value hang together at the root, so that these are found without taking it
+        apart. One that is chosen from below stays where it is, out of date, until it comes up: each entry is dropped
+        once, as ever.
+        """
+        best = self._top(shape)
+        if prefer is None or best is None:
+            return best
+        heap, rank, value = self._ready[shape], best[0], prefer(best[2])
+        todo = deque([1, 2])
+        for _ in range(LOOK):
+            if value >= 1 or not todo:
+                break
+            i = todo.popleft()
+            if i >= len(heap) or heap[i][0] != rank:
+                continue
+            todo += (2 * i + 1, 2 * i + 2)
+            vertex = self.vertices[heap[i][2]]
+            if vertex.state is not State.READY or vertex.rank != -rank:
+                continue
+            liked = prefer(vertex.key)
+            if liked > value or (liked == value and heap[i] < best):
+                best, value = heap[i], liked
+        return best
 
     def _skip_dependents(self, vertex: Vertex, because: str) -> None:
         todo = list(vertex.dependents)

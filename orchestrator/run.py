@@ -25,7 +25,7 @@ from .shipping import git_state, local_code, own_paths, register_by_value, shipm
 from .signals import INTERRUPTED
 from .slots import Capacity, check_feasible, default_slot, label_selector, ray_resources, shape_of, slot_of
 from .store import Store
-from .tamed import tamed_tune
+from .tamed import IdleWorkers, tamed_tune
 from .tasklog import salvage
 
 QUIET = {
@@ -168,6 +168,7 @@ def execute_plan(
 
         live = Live(store, path, on_store=note_store)
         decisions = decisions or Decisions(plan.sweep, store)
+        idle = IdleWorkers()
         search = DagSearch(
             plan,
             store,
@@ -180,6 +181,7 @@ def execute_plan(
             live=live,
             larger=lambda shape: None if (slot := capacity.larger(slot_of(shape))) is None else shape_of(slot),
             nodes=lambda: {n.id for n in node_offers()},
+            idle=idle.nodes,
             only=only,
             fail_fast=fail_fast,
             keep_weights=keep_weights,
@@ -187,6 +189,7 @@ def execute_plan(
             saving=lambda: shield.saving,
             watch=watch,
         )
+        idle.choose = lambda bundle, nodes: search.locality.nearest(bundle.name, bundle.keys, nodes)
         if on_start is not None:
             on_start(search.graph, slots)
         events.emit(
@@ -224,7 +227,7 @@ def execute_plan(
                 live,
                 signals.ask(lambda: search.halt(INTERRUPTED)),
                 by_environment(pending),
-                tamed_tune(),
+                tamed_tune(idle),
             ):
                 tuner = tune.Tuner(
                     tune.with_resources(Worker, resources),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from .errors import DamagedArtifact, UserError
 from .events import Events
 from .graph import Graph, State
 from .live import Live
+from .locality import Locality
 from .node_watch import NodeWatch
 from .plan import Node, Plan, past_seconds
 from .process import Input
@@ -53,6 +54,7 @@ class DagSearch(Searcher):
         live: this run's sign of life, where it claims long tasks.
         larger: the next larger slot that some node has, None if there is none.
         nodes: identifiers of the nodes that are alive.
+        idle: of each worker that is idle now its node.
         only: the tasks to run; None for all that are not stored.
         fail_fast: end the run when a task has failed.
         keep_weights: False deletes a training's weights as soon as nothing is waiting for them.
@@ -75,6 +77,7 @@ class DagSearch(Searcher):
         live: Live | None = None,
         larger: Callable[[Shape], Shape | None] = lambda shape: None,
         nodes: Callable[[], Container[str]] = lambda: (),
+        idle: Callable[[], Sequence[str]] = lambda: (),
         only: Container[str] | None = None,
         fail_fast: bool = False,
         keep_weights: bool = True,
@@ -109,6 +112,7 @@ class DagSearch(Searcher):
         self._live = live
         self._larger = larger
         self._nodes = nodes
+        self.locality = Locality(plan.ancestors, idle if store.local is None else lambda: ())
         self._only = only
         self._fail_fast = fail_fast
         self._keep_weights = keep_weights or inner is not None  # settings to come may pair with any trial
@@ -150,9 +154,10 @@ class DagSearch(Searcher):
         for shape in cast("list[Shape]", self.graph.shapes()):
             slots = self._slots(shape)
             while self._out[shape] < slots:
-                keys = self.graph.take(shape, slots=slots)
+                keys = self.graph.take(shape, slots=slots, prefer=self.locality.preference())
                 if not keys:
                     break
+                self.locality.promise(trial_id, keys)
                 keys = self._claimed(keys)
                 if keys:
                     return self._config(self._bundle(trial_id, keys, shape))
@@ -220,6 +225,7 @@ class DagSearch(Searcher):
         finally:
             for about in (self._heard, self._now, self._node, self._steps, self._died):
                 about.pop(trial_id, None)
+            self.locality.begun(trial_id)
 
     def _stop(self, key: str, result: Mapping[str, Any]) -> None:
         """The scheduler has stopped a training."""
@@ -340,6 +346,8 @@ class DagSearch(Searcher):
         self._now[trial_id] = result.get("now")
         if result.get("node"):
             self._node[trial_id] = str(result["node"])
+            for news in result.get("cache") or ():
+                self.locality.hear(str(result["node"]), news, self._is_input)
         for outcome in result.get("outcomes") or ():
             if outcome.key not in self._heard[trial_id]:
                 self._heard[trial_id].add(outcome.key)
@@ -461,6 +469,11 @@ class DagSearch(Searcher):
     def _input(self, key: str) -> Input:
         node = self.plan.nodes[key]
         return Input(key, node.task, node.seeds, tuple(self._input(i) for i in node.inputs))
+
+    def _is_input(self, key: str) -> bool:
+        """Whether other tasks read what this one leaves."""
+        vertex = self.graph.vertices.get(key)
+        return vertex is not None and bool(vertex.dependents)
 
     def _label(self, key: str) -> str:
         return self.plan.nodes[key].label

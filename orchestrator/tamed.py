@@ -5,16 +5,53 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partialmethod
 from typing import Any
 
 
 @contextlib.contextmanager
-def tamed_tune() -> Iterator[None]:
-    """Tune as it is to be here."""
-    with _quiet(), _without_secrets(), _bearing_losses(), _restless():
+def tamed_tune(idle: IdleWorkers | None = None) -> Iterator[None]:
+    """Tune as it is to be here.
+
+    Args:
+        idle: knows Tune's idle workers from now on, and chooses among them.
+    """
+    with _quiet(), _without_secrets(), _bearing_losses(), _restless(), _choosing(idle or IdleWorkers()):
         yield
+
+
+class IdleWorkers:
+    """The workers that Tune keeps idle, and the nodes they are on, as their last report said.
+
+    Attributes:
+        choose: told a bundle and the nodes of the idle workers that fit it, answers which of these is to have it.
+    """
+
+    def __init__(self) -> None:
+        self.choose: Callable[[Any, Sequence[str | None]], int] = lambda bundle, nodes: 0
+        self._cache: Any = None
+
+    def nodes(self) -> list[str]:
+        """Of each idle worker the node; empty where Tune does not tell, since that is private to it."""
+        cached = getattr(self._cache, "_cached_objects", {})
+        return [node for actors in cached.values() for actor in actors if (node := getattr(actor, NODE, None))]
+
+    def note(self, controller: Any, trial: Any) -> None:
+        """The worker of a trial is about to be idle."""
+        self._cache = controller._actor_cache
+        setattr(controller._trial_to_actor[trial], NODE, (trial.last_result or {}).get("node"))
+
+    def put_first(self, controller: Any, trial: Any) -> None:
+        """Tune takes the first idle worker that fits."""
+        actors = controller._actor_cache._cached_objects.get(trial.placement_group_factory)
+        if actors:
+            chosen = self.choose(trial.config["bundle"], [getattr(actor, NODE, None) for actor in actors])
+            actors.insert(0, actors.pop(chosen))
+
+
+NODE = "orchestrator_node"
+"""Attribute of Tune's record of a worker: the node that it is on."""
 
 
 @contextlib.contextmanager
@@ -76,6 +113,34 @@ def _bearing_losses() -> Iterator[None]:
         yield
     finally:
         manager._actor_task_failed = original
+
+
+@contextlib.contextmanager
+def _choosing(idle: IdleWorkers) -> Iterator[None]:
+    """Let a trial have the idle worker that suits it best, not the one that has been idle longest."""
+    from ray.tune.execution import tune_controller
+
+    controller: Any = tune_controller.TuneController
+    cache, reuse = (getattr(controller, n, None) for n in ("_maybe_cache_trial_actor", "_maybe_reuse_cached_actor"))
+    if cache is None or reuse is None:
+        yield
+        return
+
+    def noting(self: Any, trial: Any) -> Any:
+        with contextlib.suppress(AttributeError, KeyError):  # private to Tune, so it may go away
+            idle.note(self, trial)
+        return cache(self, trial)
+
+    def choosing(self: Any, trial: Any) -> Any:
+        with contextlib.suppress(AttributeError, KeyError):
+            idle.put_first(self, trial)
+        return reuse(self, trial)
+
+    controller._maybe_cache_trial_actor, controller._maybe_reuse_cached_actor = noting, choosing
+    try:
+        yield
+    finally:
+        controller._maybe_cache_trial_actor, controller._maybe_reuse_cached_actor = cache, reuse
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from ray.tune import Trainable
 from tasks.errors import UserError
 from tasks.task import Context, Results, Task, check_results, inherited_seeds
 
+from .cache import news
 from .errors import DamagedArtifact, StoreError, StoreFull, StoreRefused, StoreUnavailable
 from .node_check import code_fault
 from .node_watch import allows
@@ -199,7 +200,8 @@ class Worker(Trainable):
             return {"outcomes": [], "unchecked": True, "node": self._node, "done": False}
         if not self._bundle.keys:  # a warm-up: this process is to be there, until the others are
             time.sleep(WARM_UP_SECONDS / 100)
-            return {"outcomes": [], "now": None, "done": time.monotonic() - self._taken > WARM_UP_SECONDS}
+            done = time.monotonic() - self._taken > WARM_UP_SECONDS
+            return {"outcomes": [], "now": None, "done": done, **self._place()}
         until = time.monotonic() + REPORT_SECONDS
         ended: list[Ended] = []
         progress: Results = {}
@@ -230,9 +232,15 @@ class Worker(Trainable):
         self._unreadable = []
         done = self._current is None and not self._todo
         report: dict[str, Any] = {"outcomes": outcomes, "now": self._key, "steps": self._steps, "done": done}
-        report |= {"worker": worker_name(), "node": self._node}
+        report |= self._place()
         # A scheduler looks for its metric at the top level; nothing may hide the words above.
         return {**progress, **report, "progress": [dict(progress)]}
+
+    def _place(self) -> dict[str, Any]:
+        """Where this process is, and what is new in the cache of its node."""
+        told = news() if self._store.local is None else {}
+        # In a list, since Tune takes mappings apart.
+        return {"worker": worker_name(), "node": self._node, **({"cache": [told]} if told else {})}
 
 
 @dataclass(frozen=True)

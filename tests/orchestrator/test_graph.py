@@ -83,17 +83,27 @@ class GraphMachine(RuleBasedStateMachine):
             self.barren.add(key)
         self.settle()
 
-    @rule(shape=st.sampled_from(["small", "large"]), slots=st.integers(1, 4))
-    def take(self, shape: str, slots: int) -> None:
+    @rule(
+        shape=st.sampled_from(["small", "large"]),
+        slots=st.integers(1, 4),
+        liked=st.none() | st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=5),
+    )
+    def take(self, shape: str, slots: int, liked: list[float] | None = None) -> None:
         ready, ranks = self.ready(shape), self.ranks()
         order = {key: i for i, key in enumerate(self.inputs)}
         urgent = sorted(ready, key=lambda k: (-ranks[k], order[k]))
-        bundle = self.graph.take(shape, slots=slots)
+        values = {key: 0.0 if liked is None else liked[order[key] % len(liked)] for key in order}
+        bundle = self.graph.take(shape, slots=slots, prefer=None if liked is None else values.__getitem__)
         assert bool(bundle) == bool(ready)
         assert set(bundle) <= set(ready)
         assert len(bundle) == len(set(bundle)) <= -(-len(ready) // slots)
         if State.SKIPPED not in self.states.values():  # a skipped branch may still weigh on the ranks
-            assert bundle == urgent[: len(bundle)]
+            if liked is None or len(set(liked)) == 1:
+                assert bundle == urgent[: len(bundle)]
+            assert [ranks[k] for k in bundle] == [ranks[k] for k in urgent[: len(bundle)]]
+            for i, key in enumerate(bundle):
+                rivals = [k for k in urgent if k not in bundle[:i] and ranks[k] == ranks[key]]
+                assert values[key] == max(values[k] for k in rivals)
         if len(bundle) > 1:
             assert all(self.about[k][0] in self.known for k in bundle)
             assert not any(self.about[k][2] or self.losses[k] for k in bundle)  # alone, or suspect
