@@ -885,6 +885,15 @@ def test_the_verbs_on_an_object_store(bucket: tuple[s3.S3Server, str], made: Pat
     failed = next(line for line in lines if line.startswith("  failed: ")).rpartition(" ")[2]
     code, lines, _ = orchestrate(capsys, "logs", failed)
     assert code == 0 and lines[-1] == "RuntimeError: no such thing"
+    code, lines, _ = orchestrate(capsys, "report", "study", "--to", "copied")
+    assert code == 0 and lines[-1] == "report: copied/report.html"
+    place = f"runs/study/{store.latest_run('study')}"
+    assert Path("copied/report.html").read_bytes() == store.read(f"{place}/report.html")
+    assert {p.name for p in Path("copied/plots").iterdir()} == set(store.names(f"{place}/plots")) != set()
+    assert Path("copied/trials.parquet").stat().st_size > 0
+    Path("file").touch()
+    code, _, err = orchestrate(capsys, "report", "study", "--to", "file/below")
+    assert code == 2 and err == "The report cannot be copied to 'file/below': Not a directory.\n"
 
     manifest = store.manifest("Fit", keys["Fit"][0])
     store.write(f"artifacts/Fit/{keys['Fit'][0]}/{manifest['folder']}/w.txt", b"rubbish")
