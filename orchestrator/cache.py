@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import StoreError, StoreRefused, StoreUnavailable
+from .files import words_of
 from .node import difference, node_folder, node_top, note
 
 CAP = 200_000_000_000
@@ -384,7 +385,10 @@ def check_settings() -> None:
 
 def describe() -> str:
     """The cache of this node in a line, for `doctor`."""
-    cache = Cache()
+    try:
+        cache = Cache()
+    except OSError as error:
+        return f"cannot be used: {words_of(error)}"
     return f"{cache.folder}: {sum(cache.sizes().values()) / 1e9:.1f} of at most {cache.bound / 1e9:.1f} GB"
 
 

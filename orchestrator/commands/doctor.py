@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
+from ..cache import describe
 from ..errors import UserError
 from ..store import Store
 
@@ -49,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
         store.check_writable()
         free = f", {shutil.disk_usage(store.local).free / 1e9:.1f} GB free" if store.local else ""
         _tell("store", f"{store}: writable, {sum(1 for _ in store.find(''))} artifacts{free}")
+        if store.local is None:
+            _tell("cache", describe())
     except UserError as error:
         _tell("store", str(error))
         sound, reached = False, None

@@ -22,6 +22,7 @@ from metered import Meter, metered
 from s3 import S3Server
 
 from orchestrator import cache, node
+from orchestrator.__main__ import main
 from orchestrator.cache import Cache, entry_name, room_of
 from orchestrator.errors import StoreError, StoreRefused, StoreUnavailable
 from orchestrator.store import Store
@@ -407,6 +408,23 @@ def test_what_this_node_made_is_in_its_cache_and_what_gave_way_is_not(
         path.write_bytes(b"HELLO")
         assert (other.fetch("Job", key_of(1)) / "a.npy").read_bytes() == contents(1)["a.npy"]
     assert meter.fetched("a.npy") == 2
+
+
+@pytest.mark.slow
+def test_doctor_shows_the_cache(s3: S3Server, folder: Path, capsys) -> None:
+    commit(Store(s3.uri("doctor")), 1)
+    assert main(["doctor", "--store", s3.uri("doctor")]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("cache "))
+    assert line.split() == [
+        "cache",
+        f"{folder}/orchestrator-{os.getuid()}/cache:",
+        "0.0",
+        "of",
+        "at",
+        "most",
+        "0.0",
+        "GB",
+    ]
 
 
 @pytest.mark.slow
