@@ -119,7 +119,7 @@ def gcp_complaints(node_config: Mapping[str, Any]) -> Complaints | None:
 
     TPUs are not checked.
     """
-    if "machineType" not in node_config:
+    if {"acceleratorType", "acceleratorConfig"} & set(node_config):
         return iter(())
     spec = find_spec("googleapiclient")
     if spec is None or spec.origin is None:

@@ -113,6 +113,11 @@ def _of_ray_up(config: Mapping[str, Any]) -> Iterator[Problem]:
     yield from broken
     if broken:
         return
+    for key in _STARTS.values():
+        if key not in config:
+            yield Problem(
+                key, f"{key} is missing: Ray's own asks for no token, and opens the dashboard to the network."
+            )
     whole = {**_defaults(provider_of(config)), **config}
     checks: list[Callable[[Mapping[str, Any]], Iterator[Problem]]] = [_node_types, _starts, _token, _dashboard]
     checks += [_packages, _mounts, _rights]
@@ -261,10 +266,9 @@ def _sets(config: Mapping[str, Any], role: str, name: str, value: str) -> bool:
 def _token(config: Mapping[str, Any]) -> Iterator[Problem]:
     for role, key in _STARTS.items():
         if not _sets(config, role, "RAY_AUTH_MODE", "token"):
-            left = "" if key in config else " (it is left to Ray's default)"
             yield Problem(
                 key,
-                f"{key}{left} does not export RAY_AUTH_MODE=token: whoever reaches the {role} could run commands.",
+                f"{key} does not export RAY_AUTH_MODE=token: whoever reaches the {role} could run commands.",
             )
     mounts = config.get("file_mounts") or {}
     path_set = all(_sets(config, role, "RAY_AUTH_TOKEN_PATH", r"\S+") for role in _STARTS)
