@@ -1,14 +1,18 @@
-"""What goes to the nodes, what is checked there, what becomes of tasks handed to a bad one: without Ray."""
+"""What goes to the nodes, what is checked there, what becomes of tasks handed to a bad one."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import toy_sweep
+from ray import cloudpickle
 
+import tasks
 from orchestrator import node_check
 from orchestrator.decisions import Decisions
 from orchestrator.errors import ClusterError
@@ -178,3 +182,39 @@ def test_a_bundle_comes_back_from_a_bad_node_as_if_it_had_never_been_handed_out(
     told = [e for e in read_events(store, "runs/toy/r") if e["event"] in ("left_out", "returned")]
     assert [e["event"] for e in told] == ["returned", "left_out", "left_out"]
     assert "is left out: it is out of order." in told[1]["why"]
+
+
+def test_a_worker_does_nothing_where_it_should_not(ray_here: None, tmp_path: Path) -> None:
+    import ray
+
+    from orchestrator.worker import Bundle, RunInfo, Worker
+
+    def config(checked: str | None, code: dict[str, str]) -> dict[str, Any]:
+        run = dataclasses.asdict(RunInfo(str(tmp_path), "runs/toy/r", {}, code=code))
+        bundle = Bundle("b", {"cpu": 1.0}, ("key",), cloudpickle.dumps([]))
+        return {"bundle": bundle, "run": run, "checked": checked}
+
+    def first_report(actor: Any) -> dict[str, Any]:
+        return ray.get(actor.train.remote())
+
+    (node,) = (n["NodeID"] for n in ray.nodes())
+    kind = ray.remote(num_cpus=0)(Worker)
+    other = kind.remote(config=config(node[:12], {"tasks": "0" * 12}))
+    told = first_report(other)
+    assert (told["done"], told["node"], told["outcomes"]) == (True, node, [])
+    assert told["refused"].startswith("'tasks' is imported there from ")
+    assert ray.get(other.reset.remote(config(node[:12], {})))
+    assert first_report(other)["refused"] == told["refused"]  # whatever it is given next
+
+    same = {"tasks": node_check.tree_digest(Path(tasks.__file__).parent)}
+    waiting = kind.remote(config=config("", same))
+    told = first_report(waiting)
+    assert (told["done"], told["unchecked"]) == (False, True)
+    assert ray.get(waiting.reset.remote(config(f"0123456789ab {node[:12]}", same)))
+    told = first_report(waiting)
+    assert told["done"]
+    assert "unchecked" not in told
+
+    broken = config("", {})
+    broken["run"]["imports"] = ("no_such_library",)
+    assert "no_such_library" in first_report(kind.remote(config=broken))["refused"]
