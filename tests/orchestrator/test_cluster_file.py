@@ -311,3 +311,23 @@ def test_the_shipped_versions_are_the_tested_ones() -> None:
     pinned = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
     assert pinned == version("ray")
     assert f"rayVersion: {pinned}" in FILES["clusters/kuberay.yaml"].read_text()
+
+
+def pods(name: str, tmp_path: Path) -> dict[str, Any]:
+    """The pod templates of a KubeRay manifest, by group."""
+    spec = read_documents(write(tmp_path, filled(name)))[0]["spec"]["rayClusterSpec"]
+    groups = {group["groupName"]: group["template"] for group in spec["workerGroupSpecs"]}
+    return {"headgroup": spec["headGroupSpec"]["template"], **groups}
+
+
+def test_the_pods_of_the_kuberay_file_are_valid_to_kubernetes(tmp_path: Path) -> None:
+    """Against Kubernetes's own description, strictly: a key that it does not know is an error."""
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed here")
+    latest = validate.latest_version()
+    for name, template in pods("clusters/kuberay.yaml", tmp_path).items():
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, **template}
+        validate.validate(pod, latest, strict=True)
+        with pytest.raises(validate.ValidationError):
+            validate.validate({**pod, "spec": {**pod["spec"], "serviceAcountName": "a"}}, latest, strict=True)
+        with pytest.raises(validate.ValidationError):
+            validate.validate({**pod, "spec": {**pod["spec"], "containers": "none"}}, latest, strict=True)
