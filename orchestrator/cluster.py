@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from .cluster_file import read_cluster_file
 from .errors import ClusterError, InvalidValue
+from .joining import check_joinable
 from .shipping import Shipment
 from .signals import StopSignals
 from .slots import NodeKind, NodeOffer
@@ -39,19 +39,18 @@ def ray_session(address: str | None, code: Shipment | None = None) -> Iterator[S
         options["include_dashboard"] = False
     mine = not ray.is_initialized()
     if mine:
-        check_reachable(target)
         with contextlib.ExitStack() as stack:
             stack.enter_context(by_environment({} if address is None else {"RAY_ADDRESS": ""}))
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
+            check_joinable(target)
             if code is not None and target != "local":
                 options["runtime_env"] = stack.enter_context(code.runtime_env())
             try:
                 ray.init(address=target, **options)
             except Exception as error:
                 text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-                remedy = "check the address and RAY_AUTH_MODE" if target != "local" else "see `orchestrator doctor`"
-                raise ClusterError(f"Ray at {target!r} cannot be used: {text}; {remedy}.") from error
+                raise ClusterError(f"Ray at {target!r} cannot be used: {text}; see `orchestrator doctor`.") from error
     with StopSignals() as signals, without_raylet_messages():
         try:
             yield signals
@@ -87,23 +86,6 @@ def without_raylet_messages() -> Iterator[None]:
     finally:
         if before is not None:
             setattr(module, name, before)
-
-
-def check_reachable(address: str) -> None:
-    """Raise ClusterError unless something answers at "host:port", for which Ray would wait for minutes."""
-    if address.startswith("ray://"):
-        raise ClusterError(
-            f"{address!r} is an address for the Ray client, which cannot carry a run: run the command on a machine of "
-            "the cluster with --address auto, for example by `ray job submit`."
-        )
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdecimal():
-        return  # "local" and "auto", which Ray resolves
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ClusterError(f"No Ray cluster answers at {address!r} ({reason}): check the address.") from None
 
 
 def node_offers() -> list[NodeOffer]:

@@ -120,7 +120,7 @@ def _of_ray_up(config: Mapping[str, Any]) -> Iterator[Problem]:
             )
     whole = {**_defaults(provider_of(config)), **config}
     checks: list[Callable[[Mapping[str, Any]], Iterator[Problem]]] = [_node_types, _starts, _token, _dashboard]
-    checks += [_packages, _mounts, _rights]
+    checks += [_packages, _mounts, _key, _rights]
     for check in checks:
         yield from check(whole)
 
@@ -367,6 +367,25 @@ def _mounts(config: Mapping[str, Any]) -> Iterator[Problem]:
                 "file_mounts",
                 f"file_mounts: {remote} takes {' and '.join(taken)} along: mount what nodes need, folder by folder.",
             )
+
+
+def _key(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """The private key that is logged in with: `ray up` would try for minutes with one that ssh passes over."""
+    name = (config.get("auth") or {}).get("ssh_private_key")
+    if name is None or PLACEHOLDER.search(str(name)):
+        return
+    path = Path(os.path.expanduser(str(name)))
+    try:
+        text, mode = path.read_bytes(), path.stat().st_mode
+    except OSError as error:
+        yield Problem("auth", f"auth.ssh_private_key: {str(name)!r} cannot be read ({error.strerror}).")
+        return
+    if b"PRIVATE KEY" not in text.split(b"\n", 1)[0]:
+        yield Problem("auth", f"auth.ssh_private_key: {str(name)!r} is no private key; its public half goes to the hosts.")
+    elif mode & 0o077:
+        yield Problem(
+            "auth", f"auth.ssh_private_key: {str(name)!r} is open to others, and ssh refuses it: chmod 600 {name}."
+        )
 
 
 def _rights(config: Mapping[str, Any]) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ RAY = {"orchestrator.adaptive", "orchestrator.search", "orchestrator.worker", "o
 """The modules that may import Ray wherever they like."""
 RAY_LAZILY = {
     "orchestrator.cluster",  # starts or joins it
+    "orchestrator.joining",  # asks a cluster what it is, before
     "orchestrator.shipping",  # sends code by it
     "orchestrator.node_watch",  # checks its nodes
     "orchestrator.sweep",  # draws from Tune's random spaces

@@ -56,14 +56,13 @@ HOME = Path("/tmp/home")
 """Home folder of root on every host, in its own temporary folder."""
 
 PREFIX = "orch"  # of bridges; a name has at most 15 letters
-SHARED_MEMORY = "256m"
 
 # The first process of a host. It waits for its network, makes what is its own, and serves SSH until
 # its input ends, with which everything on the host does.
 INIT = """
 set -e
 read -r go
-mount -t tmpfs -o size={shared_memory} shm /dev/shm
+mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
 mkdir /run/sshd
 mount --bind {folder}/passwd /etc/passwd
@@ -243,7 +242,6 @@ class Host:
                 there = shlex.quote(str(self.temporary / path.relative_to("/tmp")))
                 binds.append(f"mkdir -p {there}; mount --bind {shlex.quote(str(path))} {there}")
         script = INIT.format(
-            shared_memory=SHARED_MEMORY,
             folder=shlex.quote(str(self.folder)),
             name=self.name,
             binds="\n".join(binds),
