@@ -381,7 +381,9 @@ def _key(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem("auth", f"auth.ssh_private_key: {str(name)!r} cannot be read ({error.strerror}).")
         return
     if b"PRIVATE KEY" not in text.split(b"\n", 1)[0]:
-        yield Problem("auth", f"auth.ssh_private_key: {str(name)!r} is no private key; its public half goes to the hosts.")
+        yield Problem(
+            "auth", f"auth.ssh_private_key: {str(name)!r} is no private key; its public half goes to the hosts."
+        )
     elif mode & 0o077:
         yield Problem(
             "auth", f"auth.ssh_private_key: {str(name)!r} is open to others, and ssh refuses it: chmod 600 {name}."

@@ -130,7 +130,9 @@ def _asked(address: str) -> dict[str, Any]:
         with _silent():
             client = GcsClient(address=address)
             record = client.internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=SECONDS)
-            nodes = [node.hex() for node, about in client.get_all_node_info(timeout=SECONDS).items() if about.state == 0]
+            nodes = [
+                node.hex() for node, about in client.get_all_node_info(timeout=SECONDS).items() if about.state == 0
+            ]
     except AuthenticationError:
         if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
             raise ClusterError(

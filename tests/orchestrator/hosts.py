@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -200,15 +201,35 @@ class Host:
             raise RuntimeError(f"On {self.name} `{command}` ends with {done.returncode}:\n{done.stdout[-6000:]}")
         return done
 
+    @property
+    def network_words(self) -> list[str]:
+        """What goes before a command of this machine that is to be on the network as this host."""
+        return ["nsenter", "-t", str(self._first), "-n"]
+
     def words(self, command: str) -> list[str]:
         """The command that has a line carried out on the host."""
-        enter = ["nsenter", "-t", str(self._first), "-n", "-p", "-m", "-u"]
-        return [*enter, "bash", "--login", "-c", f"cd; source ~/.bashrc; {command}"]
+        return [*self.network_words, "-p", "-m", "-u", "bash", "--login", "-c", f"cd; source ~/.bashrc; {command}"]
 
     @property
     def env(self) -> dict[str, str]:
         """The environment in which `words` are to be run."""
         return {"PATH": PATH, "HOME": str(HOME), "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8"}
+
+    def give_packages(self, folder: str = "venv") -> None:
+        """A virtual environment in the home folder that has the packages installed here, as if pip had put them there.
+
+        pip works in it without a network.
+        """
+        made = self.home / folder
+        venv.EnvBuilder(symlinks=True).create(made)
+        site = next(made.glob("lib/python*/site-packages"))
+        (site / "installed.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")) + "\n")
+        ray = made / "bin" / "ray"
+        ray.write_text(f"#!{HOME / folder}/bin/python\nfrom ray.scripts.scripts import main\n\nmain()\n")
+        ray.chmod(0o755)
+        config = self.home / ".config" / "pip" / "pip.conf"
+        config.parent.mkdir(parents=True)
+        config.write_text("[global]\nno-index = true\nno-build-isolation = false\n")  # which means: none
 
     def processes(self, word: str = "") -> list[str]:
         """Command lines of what runs on the host, those that contain a word."""
@@ -237,10 +258,11 @@ class Host:
     def _start(self, bridge: str) -> None:
         self._furnish()
         binds = []
-        for path in (Path(sys.prefix), Path(sys.base_prefix)):
-            if path.is_relative_to("/tmp"):  # the installed packages, which the host's own /tmp would hide
-                there = shlex.quote(str(self.temporary / path.relative_to("/tmp")))
-                binds.append(f"mkdir -p {there}; mount --bind {shlex.quote(str(path))} {there}")
+        for path in dict.fromkeys((Path(sys.base_prefix), Path(sys.prefix))):
+            # The installed packages: there even where the host's own /tmp would hide them, and not to be changed.
+            there = self.temporary / path.relative_to("/tmp") if path.is_relative_to("/tmp") else path
+            here, seen = shlex.quote(str(path)), shlex.quote(str(there))
+            binds.append(f"mkdir -p {seen}; mount --bind {here} {seen}; mount -o remount,bind,ro {seen}")
         script = INIT.format(
             folder=shlex.quote(str(self.folder)),
             name=self.name,
@@ -346,9 +368,10 @@ def _new_bridge() -> tuple[str, str]:
         number = random.SystemRandom().randrange(64 * 256)
         bridge, subnet = f"{PREFIX}-{number:04x}", f"10.{128 + number // 256}.{number % 256}"
         used = _run("ip", "-o", "-4", "addr") + _run("ip", "route")
-        if f" {subnet}." in used or subprocess.run(
-            ["ip", "link", "add", bridge, "type", "bridge"], capture_output=True
-        ).returncode:
+        if (
+            f" {subnet}." in used
+            or subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], capture_output=True).returncode
+        ):
             continue  # another has this one
         _run("ip", "link", "set", bridge, "alias", f"{identity.mine()}-hosts")
         return bridge, subnet

@@ -13,7 +13,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,17 +32,21 @@ class S3Server:
 
     Args:
         folder: where it keeps its data; what is there is served again after a restart.
+        address: where it is reached.
+        before: words before the server's command, such as those that give it another network.
 
     Attributes:
         port: where it listens, the same after a restart.
         env: the environment in which a store of this server opens (credentials and region).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1", before: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.address = address
+        self.before = before
         self.ports = _free_ports(4)
         self.port = self.ports[0]
-        self.endpoint = f"127.0.0.1:{self.port}"
+        self.endpoint = f"{address}:{self.port}"
         self.env = {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -70,7 +74,8 @@ class S3Server:
         config.write_text(json.dumps({"identities": [identity]}))
         s3, master, volume, filer = self.ports
         command = [
-            str(weed), "server", f"-dir={self.folder}", "-s3", f"-s3.config={config}", "-ip=127.0.0.1",
+            *self.before, str(weed), "server", f"-dir={self.folder}", f"-ip={self.address}",
+            "-s3", f"-s3.config={config}",
             f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             "-volume.max=20", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
             "-s3.port.iceberg=0", "-s3.port.lance=0",  # else at fixed ports, which two servers cannot share
@@ -149,9 +154,9 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[S3Server]:
+def running(folder: Path, address: str = "127.0.0.1", before: Sequence[str] = ()) -> Iterator[S3Server]:
     """A server that runs inside the `with` block."""
-    server = S3Server(folder)
+    server = S3Server(folder, address, before)
     try:
         server.start()
         yield server
