@@ -22,7 +22,7 @@ from orchestrator.store import Store
 
 ROOT = Path(__file__).parents[2]
 FILE = "clusters/onprem.yaml"
-SWEEP = ["--smoke", "--set", 'slot={"cpu": 1}', "--set", "train.optimizer.rho=[0.0,0.05,0.1]"]
+SWEEP = ["--smoke", "--set", 'slot={"cpu": 1}', "--set", "train.optimizer.rho=[0.0,0.05]"]
 RUN = "sam_rho-smoke"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -133,7 +133,7 @@ def test_hosts_of_ones_own_come_up_with_what_they_were_said_to_have(onprem: OnPr
     status = onprem.on_head("ray status")
     assert "0.0/2.0 GPU" in status  # and none of the CPUs are the head's
     listening = onprem.head.run("cat /proc/net/tcp").stdout.split()
-    assert [a for a in listening if a.endswith(f":{8265:04X}")] == ["0100007F:2049"]  # the dashboard, on loopback
+    assert {a for a in listening if a.endswith(":2049")} == {"0100007F:2049"}  # the dashboard, on loopback
 
 
 def test_a_sweep_outlives_the_laptop_and_a_worker_and_uses_a_host_that_joins(onprem: OnPrem) -> None:
@@ -162,7 +162,7 @@ def test_a_sweep_outlives_the_laptop_and_a_worker_and_uses_a_host_that_joins(onp
 
     # The laptop is opened again.
     onprem.laptop.plug()
-    wait_for(lambda: "SUCCEEDED" in onprem.on_head("ray job status smoke", check=False), "the end of the job")
+    wait_for(lambda: "'smoke' succeeded" in onprem.on_head("ray job status smoke"), "the end of the job")
     log = onprem.on_head("ray job logs smoke")
     assert onprem.alone.wait(timeout=300) == 0
     expected = manifests(onprem.alone_store)
@@ -216,7 +216,10 @@ def test_ray_down_leaves_no_process(onprem: OnPrem) -> None:
     up = [h for h in onprem.network.hosts if h.is_up and h is not onprem.laptop]
     assert len(up) == 3 and all(ray_processes(host) for host in up)
     onprem.type(f"ray down {FILE} -y")
-    wait_for(lambda: not any(ray_processes(host) for host in up), "the end of all processes", seconds=60)
+    try:
+        wait_for(lambda: not any(ray_processes(host) for host in up), "the end of all processes", seconds=90)
+    except AssertionError:
+        pytest.fail(f"there is left: {[(host.name, ray_processes(host)) for host in up]}")
 
 
 def ray_processes(host: Host) -> list[str]:
@@ -277,4 +280,4 @@ def wait_for(
         if terminal is not None and terminal.poll() is not None:
             pytest.fail(f"The command has ended before {what}:\n{terminal.communicate()[0][-4000:]}")
         assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.5)
+        time.sleep(1.0)
