@@ -82,9 +82,10 @@ def check_token(address: str) -> None:
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return
     with contextlib.suppress(ImportError, AttributeError):
-        from ray._raylet import AuthenticationTokenLoader
+        import ray._raylet
 
-        if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        raylet: Any = ray._raylet
+        if not raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
             raise ClusterError(
                 "RAY_AUTH_MODE is token, but there is no token here: copy ~/.ray/auth_token of the head of the "
                 f"cluster at {address}, or export RAY_AUTH_TOKEN."
@@ -123,12 +124,13 @@ def check_member(address: str, cluster: dict[str, Any], here: Any) -> None:
 
 def _asked(address: str) -> dict[str, Any]:
     """What a cluster says of itself: Ray's record of its versions, and "nodes", the identifiers of its live nodes."""
-    from ray._raylet import GcsClient
+    import ray._raylet
     from ray.exceptions import AuthenticationError, RayError
 
+    raylet: Any = ray._raylet
     try:
         with _silent():
-            client = GcsClient(address=address)
+            client = raylet.GcsClient(address=address)
             record = client.internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=SECONDS)
             nodes = [
                 node.hex() for node, about in client.get_all_node_info(timeout=SECONDS).items() if about.state == 0

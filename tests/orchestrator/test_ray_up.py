@@ -22,7 +22,7 @@ from orchestrator.store import Store
 
 ROOT = Path(__file__).parents[2]
 FILE = "clusters/onprem.yaml"
-SWEEP = ["--smoke", "--set", 'slot={"cpu": 1}', "--set", "train.optimizer.rho=[0.0,0.05]"]
+SWEEP = ["--smoke", "--set", 'slot={"cpu": 1}', "--set", "train.optimizer.rho=[0.0,0.05,0.1]"]
 RUN = "sam_rho-smoke"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -137,6 +137,9 @@ def test_hosts_of_ones_own_come_up_with_what_they_were_said_to_have(onprem: OnPr
 
 
 def test_a_sweep_outlives_the_laptop_and_a_worker_and_uses_a_host_that_joins(onprem: OnPrem) -> None:
+    third = onprem.network.add("worker-3", files={".bashrc": WORKER})
+    third.give_packages()
+    copy_to(third, onprem.head)
     command = shlex.join(["python", "-m", "orchestrator", "sweep", f"{HOME}/project/sweeps/sam_rho.py", *SWEEP])
     submit = f"ray job submit --submission-id smoke -- {command}"
     line = f"export PATH=~/venv/bin:$PATH; cd project; ray exec {FILE} --no-config-cache {shlex.quote(submit)}"
@@ -152,9 +155,7 @@ def test_a_sweep_outlives_the_laptop_and_a_worker_and_uses_a_host_that_joins(onp
     terminal.communicate(timeout=30)
 
     first.lose_power()
-    third = onprem.network.add("worker-3", files={".bashrc": WORKER})
-    third.give_packages()
-    join_by_hand(onprem.head, third)
+    start_by_hand(third, onprem.head)
 
     told = seen_from_outside(onprem, "status", RUN)
     assert "running" in told and "committed" in told, told
@@ -217,7 +218,7 @@ def test_ray_down_leaves_no_process(onprem: OnPrem) -> None:
     assert len(up) == 3 and all(ray_processes(host) for host in up)
     onprem.type(f"ray down {FILE} -y")
     try:
-        wait_for(lambda: not any(ray_processes(host) for host in up), "the end of all processes", seconds=90)
+        wait_for(lambda: not any(map(ray_processes, up)), "the end of all processes", seconds=90)
     except AssertionError:
         pytest.fail(f"there is left: {[(host.name, ray_processes(host)) for host in up]}")
 
@@ -226,22 +227,29 @@ def ray_processes(host: Host) -> list[str]:
     return [line for line in host.processes("ray") if "cmdline" not in line and "orch-" not in line]
 
 
-def join_by_hand(head: Host, host: Host) -> None:
-    """What docs/cluster.md says is typed on the head to add a host."""
-    ssh = "ssh -i ~/ray_bootstrap_key.pem -o StrictHostKeyChecking=accept-new"
+SSH = "ssh -i ~/ray_bootstrap_key.pem -o StrictHostKeyChecking=accept-new"
+"""How the head reaches a host that the cluster file does not name, with the key that `ray up` has left."""
+
+
+def copy_to(host: Host, head: Host) -> None:
+    """What docs/cluster.md says is typed on the head, first of all, to add a host."""
     user = f"root@{host.address}"
-    head.run(f"rsync -aR -e '{ssh}' ~/./project ~/./.ray/auth_token ~/./.aws/credentials ~/./cluster.env {user}:")
+    head.run(f"rsync -aR -e '{SSH}' ~/./project ~/./.ray/auth_token ~/./.aws/credentials ~/./cluster.env {user}:")
     setup = (
-        "test -x ~/venv/bin/python || python3 -m venv ~/venv; . ~/cluster.env; "
-        "cd ~/project && ~/venv/bin/python -m pip install -q -e .[s3,cluster,search] -c constraints.txt"
+        "test -x ~/venv/bin/python || python3 -m venv ~/venv; cd ~/project && "
+        "~/venv/bin/python -m pip install -q -e '.[s3,cluster,search]' -c constraints.txt"
     )
-    head.run(f"{ssh} {user} {shlex.quote(setup)}")
+    head.run(f"{SSH} {user} {shlex.quote(setup)}")
+
+
+def start_by_hand(host: Host, head: Host) -> None:
+    """What is typed then."""
     flags = "--num-cpus=1 --num-gpus=1 --labels=room=b"
     start = (
         f". ~/.bashrc; . ~/cluster.env; nohup ray start --block --address={head.address}:6379 {flags} "
         "< /dev/null > ~/ray-start.log 2>&1 &"
     )
-    head.run(f"{ssh} {user} {shlex.quote(start)}")
+    head.run(f"{SSH} root@{host.address} {shlex.quote(start)}")
 
 
 def pretend_another_ray(host: Host) -> None:
