@@ -19,11 +19,13 @@ from orchestrator.errors import InvalidValue
 from orchestrator.instance_types import instance_type
 
 ROOT = Path(__file__).parents[2]
-FILES = {name: ROOT / name for name in ("cluster.yaml", "clusters/gcp.yaml", "clusters/kuberay.yaml")}
+NAMES = ("cluster.yaml", "clusters/gcp.yaml", "clusters/kuberay.yaml", "clusters/onprem.yaml")
+FILES = {name: ROOT / name for name in NAMES}
 VALUES = {
     "FILL-IN-REGION": "us-east-1",
     "FILL-IN-AMI": "ami-0123456789abcdef0",
     "FILL-IN-STORE": "s3://studies/sweeps",
+    "FILL-IN-KEY": "~/.ssh/cluster",
 }
 """What a user writes; the others may be any name."""
 
@@ -33,6 +35,11 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home with a token, and the project as the working folder, as for `ray up`."""
     (tmp_path / "home/.ray").mkdir(parents=True)
     (tmp_path / "home/.ray/auth_token").write_text("secret")
+    for name, text in ((".ssh/cluster", "-----BEGIN OPENSSH PRIVATE KEY-----\n"), (".aws/credentials", "[default]\n")):
+        file = tmp_path / "home" / name
+        file.parent.mkdir()
+        file.write_text(text)
+        file.chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(ROOT)
 
@@ -250,9 +257,15 @@ KUBERAY = [
     (swap('limits: {cpu: "4", memory: 14Gi', 'limits: {cpu: "4", memory: 14Gb'), "Ray refuses the file"),
 ]  # fmt: skip
 
+ONPREM = [
+    (swap("RAY_enable_autoscaler_v2=0", ""), "must export RAY_enable_autoscaler_v2=0: .* adds no SSH hosts"),
+    (swap("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "opens the dashboard to the network"),
+    (swap("  ssh_user: *user\n", "  sshuser: *user\n"), "auth.sshuser is not known to Ray"),
+]
+
 CORPUS = [
     (name, damage, sentence)
-    for name, cases in zip(FILES, (AWS, GCP, KUBERAY), strict=True)
+    for name, cases in zip(FILES, (AWS, GCP, KUBERAY, ONPREM), strict=True)
     for damage, sentence in cases
 ]
 
@@ -331,3 +344,22 @@ def test_the_pods_of_the_kuberay_file_are_valid_to_kubernetes(tmp_path: Path) ->
             validate.validate({**pod, "spec": {**pod["spec"], "serviceAcountName": "a"}}, latest, strict=True)
         with pytest.raises(validate.ValidationError):
             validate.validate({**pod, "spec": {**pod["spec"], "containers": "none"}}, latest, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            lambda key: key.unlink(),
+            "auth.ssh_private_key: '~/.ssh/cluster' cannot be read (No such file or directory).",
+        ),
+        (lambda key: key.chmod(0o644), "is open to others, and ssh refuses it: chmod 600 ~/.ssh/cluster."),
+        (lambda key: key.write_text("ssh-ed25519 AAAA me\n"), "is no private key; its public half goes to the hosts."),
+    ],
+)
+def test_a_key_that_nobody_logs_in_with_is_named(
+    damage: Callable[[Path], object], sentence: str, tmp_path: Path
+) -> None:
+    damage(tmp_path / "home/.ssh/cluster")
+    (found,) = problems(write(tmp_path, filled("clusters/onprem.yaml")))
+    assert found.place == "auth" and sentence in str(found)
