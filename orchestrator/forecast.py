@@ -161,7 +161,7 @@ def forecast(
     check_feasible(wanted, heads, [k for k in kinds if not k.head])
     graph = Graph()
     watched = plan.sweep.search is not None or plan.sweep.scheduler is not None
-    plan.add_to(graph, plan.nodes.values(), store, stopped=stopped, watched=watched)
+    plan.add_to(graph, plan.nodes.values(), store, stopped=stopped, watched=watched, set_aside=False)
     times = dataclasses.replace(times, worker=WORKER_SECONDS[plan.imports("torch")])
     samples: dict[Hashable, Sequence[float]] = {name: found.seconds for name, found in durations.items()}
     runs = []

@@ -220,13 +220,21 @@ class Plan:
         return tuple(found)
 
     def add_to(
-        self, graph: Graph, nodes: Iterable[Node], store: Store, *, stopped: Container[str] = (), watched: bool = False
+        self,
+        graph: Graph,
+        nodes: Iterable[Node],
+        store: Store,
+        *,
+        stopped: Container[str] = (),
+        watched: bool = False,
+        set_aside: bool = True,
     ) -> dict[str, dict[str, Any]]:
-        """Tell a graph of planned tasks and of what became of them before; what is damaged is set aside.
+        """Tell a graph of planned tasks and of what became of them before; what is damaged is to be made again.
 
         Args:
             stopped: keys of trainings that a scheduler stopped in an earlier run.
             watched: a search algorithm or scheduler watches the trainings, so they are not bundled.
+            set_aside: set aside what is damaged; False leaves the store as it is.
 
         Returns:
             the manifests of the stored trainings and of what else other tasks are made from, by key.
@@ -237,7 +245,8 @@ class Plan:
         damaged: list[DamagedArtifact] = []
         manifests = {m["key"]: m for m in store.manifests(((n.name, n.key) for n in looked_at), damaged)}
         for error in damaged:  # or gone since it was looked up
-            store.set_aside(error.task_name, error.key)
+            if set_aside:
+                store.set_aside(error.task_name, error.key)
             self.stored.discard(error.key)
         again = self.wanting_weights()
         for node in chosen:
