@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ class RayCluster:
     """A head without CPUs and worker nodes with some each.
 
     Args:
-        nodes: worker nodes to begin with.
-        cpus: of each.
+        nodes: how many worker nodes to begin with, or what each has, see `add`.
+        cpus: of each that does not say.
         env: environment variables for the nodes, and so for what runs on them.
 
     Attributes:
@@ -58,7 +58,13 @@ class RayCluster:
         env: environment of a driver that may join.
     """
 
-    def __init__(self, nodes: int = 3, *, cpus: int = 1, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        nodes: int | Sequence[Mapping[str, Any]] = 3,
+        *,
+        cpus: int = 1,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._cpus = cpus
         self._mark = secrets.token_hex(8)
         self._folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # short: sockets have at most 107 letters
@@ -86,8 +92,8 @@ class RayCluster:
             )
         try:
             self.address: str = self._ask("head")["address"]
-            for _ in range(nodes):
-                self.add()
+            for has in [{}] * nodes if isinstance(nodes, int) else nodes:
+                self.add(**has)
         except BaseException:
             self.close()
             raise
@@ -103,13 +109,14 @@ class RayCluster:
         """Names of the worker nodes that are there."""
         return list(self._nodes)
 
-    def add(self, env: Mapping[str, str] | None = None) -> str:
+    def add(self, env: Mapping[str, str] | None = None, **has: Any) -> str:
         """A new node; returns its name once the cluster knows it.
 
         Args:
-            env: environment variables of this node alone.
+            env: environment variables for it alone.
+            has: `cpus`, `gpus` (declared, whatever the machine has), `labels` and other `resources` of it.
         """
-        node = self._ask("add", cpus=self._cpus, env=dict(env or {}))
+        node = self._ask("add", **{"cpus": self._cpus, "env": dict(env or {}), **has})
         self._nodes[node["name"]] = node
         return str(node["name"])
 
@@ -296,9 +303,16 @@ def _serve() -> None:
         cluster.add_node(num_cpus=0, include_dashboard=False, object_store_memory=OBJECT_STORE)
         return {"address": cluster.address}
 
-    def add(cpus: int, env: dict[str, str]) -> dict[str, Any]:
+    def add(
+        cpus: int,
+        env: dict[str, str],
+        gpus: int = 0,
+        labels: Mapping[str, str] | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> dict[str, Any]:
         name = f"node-{next(numbers)}"
-        nodes[name] = node = cluster.add_node(num_cpus=cpus, object_store_memory=OBJECT_STORE, env_vars=env)
+        has = {"num_cpus": cpus, "num_gpus": gpus, "labels": labels or {}, "resources": resources or {}}
+        nodes[name] = node = cluster.add_node(**has, object_store_memory=OBJECT_STORE, env_vars=env)
         return {"name": name, "raylet": node.all_processes["raylet"][0].process.pid, "id": node.node_id}
 
     def gone(name: str) -> dict[str, Any]:
