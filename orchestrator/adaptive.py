@@ -28,6 +28,7 @@ from .graph import Graph, State
 from .keys import canonical
 from .plan import Node, Plan
 from .sweep import plain
+from .warm import Workers
 
 
 class Proposals:
@@ -266,13 +267,12 @@ class Shield(FIFOScheduler):
 
     It knows each training by its key, so that one that starts again elsewhere is the same to it.
 
-    Also keeps warm workers: Tune drops an idle one when no trial waits for its slot at that moment. And it
-    ends every trial when the run is to end early, and hands on why a worker has died.
+    Also has idle workers kept warm (see `Workers`), ends every trial when the run is to end early, and hands on
+    why a worker has died.
 
     Args:
         graph: says whether work is waiting.
-        keep: how many idle workers to keep; 0 if tasks want different slots, since an idle worker of
-            one shape would then hold resources that another needs.
+        workers: which idle workers Tune keeps.
         decisions: what the inner scheduler was shown in earlier runs is shown to it again.
         halted: whether the run is to end early.
         on_death: told of a trial and of what Ray says of the death of its worker.
@@ -286,7 +286,7 @@ class Shield(FIFOScheduler):
         self,
         inner: TrialScheduler | None,
         graph: Graph,
-        keep: int,
+        workers: Workers,
         *,
         decisions: Decisions,
         halted: Callable[[], bool] = lambda: False,
@@ -297,9 +297,7 @@ class Shield(FIFOScheduler):
         self._graph = graph
         self._decisions = decisions
         self._scheduler = inner
-        self._keep = keep
-        self._kept: Any = None  # the shape of which idle workers are kept
-        self._lent = False  # whether none is kept now, see `_lend`
+        self._workers = workers
         self._halted = halted
         self._on_death = on_death
         self._verdict = verdict
@@ -315,13 +313,14 @@ class Shield(FIFOScheduler):
             self._show_again(inner, decisions.log)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._keep_workers(tune_controller, trial.placement_group_factory)
+        self._workers.wanted(trial)
         if self._scheduler is not None and trial.config["bundle"].watched:
             key = trial.config["bundle"].keys[0]
             self._position[key] = 0
             self._introduce(self._scheduler, tune_controller, key).trial = trial
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        self._workers.heard(tune_controller, trial, result)
         if self._halted():
             self._cut.add(trial.trial_id)
             return str(TrialScheduler.STOP)
@@ -346,6 +345,7 @@ class Shield(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """To the inner scheduler the training goes on: it starts again elsewhere."""
+        self._workers.gone(trial)
         error = None
         # trial.get_pickled_error() looks where Tune copies it only later, and gives None until then.
         with contextlib.suppress(Exception), open(trial.pickled_error_file, "rb") as file:
@@ -354,6 +354,7 @@ class Shield(FIFOScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         bundle = trial.config["bundle"]
+        self._workers.rests(tune_controller, trial)
         if self._scheduler is None or not bundle.watched or trial.trial_id in self._cut:
             return
         key = bundle.keys[0]
@@ -365,7 +366,7 @@ class Shield(FIFOScheduler):
         if self._halted():
             self._wind_up(tune_controller)
             return
-        self._lend(tune_controller, self._graph.counts[State.ELSEWHERE] > 0 and not self._graph.counts[State.READY])
+        self._workers.arrange(tune_controller)
 
     def __getstate__(self) -> dict[str, Any]:
         """Empty, see `DagSearch`."""
@@ -390,33 +391,6 @@ class Shield(FIFOScheduler):
         self.saving = any(manager is not None and manager.is_actor_started(actor) for actor in stopping) or any(
             trial.status in (trial.PENDING, trial.RUNNING) for trial in trials
         )
-
-    def _keep_workers(self, tune_controller: Any, shape: Any) -> None:
-        """Keep idle workers of the first shape, until a task wants another."""
-        cache = _cache(tune_controller)
-        if not self._keep or cache is None:
-            return
-        self._lend(tune_controller, False)
-        if self._kept is None:
-            self._kept = shape
-            cache.increase_max(shape, self._keep)
-        elif shape != self._kept:
-            cache.decrease_max(self._kept, self._keep)
-            self._keep = 0
-
-    def _lend(self, tune_controller: Any, lend: bool) -> None:
-        """Let go of idle workers while another run is at work on what is left.
-
-        It may be waiting for their place, if it shares this run's cluster, and this run for what it does: for ever.
-        """
-        cache = _cache(tune_controller)
-        if cache is None or lend == self._lent:
-            return
-        self._lent = lend
-        change, back = (cache.decrease_max, cache.increase_max) if lend else (cache.increase_max, cache.decrease_max)
-        if self._kept is not None and self._keep:
-            change(self._kept, self._keep)
-        back(NOBODY, 1)  # or Tune would keep the last one all the same
 
     def _introduce(self, scheduler: TrialScheduler, controller: Any, key: str) -> _Training:
         """The training as the inner scheduler knows it, made known to it the first time."""
@@ -457,16 +431,6 @@ class Shield(FIFOScheduler):
             if self._graph.state(key) is State.STORED and scheduler.metric in self._decisions.results.get(key, {}):
                 number = self._shown[key] + 1
                 self._end(scheduler, nobody, key, {**self._decisions.results[key], "training_iteration": number})
-
-
-NOBODY = "nobody"
-"""A slot that no task wants."""
-
-
-def _cache(tune_controller: Any) -> Any:
-    """Tune's idle workers; None where that cannot be had: it is private to Tune, so it may go away."""
-    cache = getattr(getattr(tune_controller, "_tune_controller", tune_controller), "_actor_cache", None)
-    return cache if hasattr(cache, "decrease_max") else None
 
 
 class _Training:

@@ -39,6 +39,7 @@ class State(Enum):
 
 
 _FINAL = {State.STORED, State.DONE, State.FAILED, State.SKIPPED}
+_TO_COME = {State.WAITING, State.READY, State.ELSEWHERE}
 
 
 @dataclass
@@ -97,6 +98,7 @@ class Graph:
         self._rank_again = 0  # how many have to be learned before ranks are computed anew
         self._ready: dict[Hashable, list[tuple[float, int, str]]] = {}
         self._ready_count: Counter[Hashable] = Counter()
+        self._to_come: Counter[Hashable] = Counter()  # tasks of a shape that wait or are ready
 
     # What is known
 
@@ -133,6 +135,7 @@ class Graph:
         for name in unique:
             self.vertices[name].dependents.append(key)
         self.counts[State.WAITING] += 1
+        self._to_come[shape] += 1
         if stored:
             vertex.barren = barren
             self._set(vertex, State.STORED)
@@ -177,6 +180,16 @@ class Graph:
         if any(kind not in self._seconds for kind in left):
             return None
         return sum(n * self._seconds[kind] for kind, n in left.items())
+
+    def to_come(self, shape: Hashable) -> int:
+        """How many tasks of a shape have yet to begin."""
+        return self._to_come[shape]
+
+    def work_to_come(self, shape: Hashable) -> float:
+        """Expected seconds of work of a shape that has yet to begin, if all is like the most urgent; inf if unknown."""
+        top = self._top(shape)
+        seconds = None if top is None else self.expected(top[2])
+        return float("inf") if seconds is None else seconds * self._to_come[shape]
 
     # Decisions
 
@@ -373,6 +386,7 @@ class Graph:
         self.counts[before] -= 1
         self.counts[state] += 1
         self._ready_count[vertex.shape] += (state is State.READY) - (before is State.READY)
+        self._to_come[vertex.shape] += (state in _TO_COME) - (before in _TO_COME)
         vertex.state = state
 
     def _make_ready(self, vertex: Vertex) -> None:

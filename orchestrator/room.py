@@ -57,6 +57,7 @@ class Room:
         self._nodes: dict[str, Node] = {}
         self._places: dict[Hashable, Place] = {}
         self._idle: defaultdict[Shape, dict[Place, None]] = defaultdict(dict)
+        self._staff: Counter[Shape] = Counter()  # places on live nodes
         self._needs: dict[Shape, Need] = {}
         self._now: dict[Shape, _Index] = {}
         self._later: dict[Shape, _Index] = {}
@@ -193,20 +194,23 @@ class Room:
         place.node.idle += 1
         self._touch(place.node)
 
-    def confirm(self, holder: Hashable, node_id: str, devices: Sequence[int] | None = None) -> None:
+    def confirm(self, holder: Hashable, node_id: str, devices: Sequence[int] | None = None) -> bool:
         """The worker says where it is, and on which GPUs.
 
         Ray may have put it elsewhere than thought, or Tune may have given the task to another idle worker: then
         the two change places. What is thought to be there, but cannot be, is thought to be elsewhere.
+
+        Returns:
+            Whether the node is known.
         """
         place, node = self._places.get(holder), self._nodes.get(node_id)
         if place is None or node is None:
-            return
+            return node is not None
         need = place.need
         there = tuple(devices) if devices is not None and possible(node, need, devices) else None
         if place.node is node and there in (None, place.devices):
             place.known = True
-            return
+            return True
         twin = next(
             (p for p in node.places if p.shape == place.shape and p is not place and there in (None, p.devices)
              and (p.idle or not p.known)), None
@@ -216,8 +220,13 @@ class Room:
         else:
             self._move(place, node, there)
         place.known = True
+        return True
 
     # Idle workers
+
+    def staff(self, shape: Shape) -> tuple[int, int]:
+        """How many workers of a shape there are, or will be, on live nodes, and how many of them are idle."""
+        return self._staff[shape], len(self._idle[shape])
 
     def idle(self, shape: Shape) -> list[str]:
         """The live nodes with idle workers of a shape, one for each."""
@@ -230,6 +239,17 @@ class Room:
             at_work = {p: len(p.node.places) - p.node.idle for p in self._idle[shape] if p.node is not None}
             for place in sorted(at_work, key=lambda p: at_work[p])[:surplus]:
                 self._drop(place)
+
+    def shrink_to(self, wanted: Callable[[Shape], int]) -> None:
+        """Let go of idle workers for which there is nothing left to do, where that can empty a node."""
+        if sum(node.live for node in self._nodes.values()) > 1:
+            for shape in [s for s, places in self._idle.items() if places]:
+                self.shrink(shape, wanted(shape))
+
+    def expects(self, holder: Hashable) -> bool:
+        """Whether the place is on a node that is there, not on one that may be added."""
+        place = self._places.get(holder)
+        return place is not None and place.node_id is not None
 
     def places(self) -> Iterator[Place]:
         """All places, idle ones too."""
@@ -259,6 +279,7 @@ class Room:
             self._reserved = None
         places = list(node.places)
         for place in places:
+            self._staff[place.shape] -= node.live
             place.node = None
             if place.idle:
                 self._places.pop(place.holder)
@@ -294,6 +315,7 @@ class Room:
         self._places[place.holder] = place
         node.places[place] = None
         node.idle += place.idle
+        self._staff[place.shape] += node.live
         node.change(place.need, devices, -1)
         self._touch(node)
 
@@ -303,6 +325,7 @@ class Room:
         if node is not None:
             del node.places[place]
             node.idle -= place.idle
+            self._staff[place.shape] -= node.live
             node.change(place.need, place.devices, +1)
             self._touch(node)
         place.node = None

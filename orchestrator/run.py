@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cluster import by_environment, joins, node_offers, possible_kinds, ray_session
+from .cluster import joins, node_offers, possible_kinds, ray_session
 from .decisions import Decisions
 from .errors import ClusterError, InvalidValue, StoreError
 from .events import Events
@@ -21,9 +21,10 @@ from .graph import Graph
 from .live import Live
 from .node_watch import NodeWatch, expectations
 from .plan import Plan
+from .room import Room
 from .shipping import git_state, local_code, own_paths, register_by_value, shipment
 from .signals import INTERRUPTED
-from .slots import Capacity, check_feasible, default_slot, label_selector, ray_resources, shape_of, slot_of
+from .slots import Shape, Slot, check_feasible, default_slot, shape_of, slot_of
 from .store import Store
 from .tamed import IdleWorkers, tamed_tune
 from .tasklog import salvage
@@ -34,6 +35,7 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled here
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's own state is not used: the store is the state
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # DagSearch suggests no more than there is, or may be, room for
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -73,6 +75,15 @@ def preflight(plan: Plan, only: Container[str] | None = None) -> None:
     tasks = {id(n.task): n.task for n in must}  # one for all its nodes
     for task in tasks.values():
         task.preflight()
+
+
+def wanted_slots(plan: Plan, only: Container[str] | None = None) -> dict[str, Slot]:
+    """The slots of the tasks that must run (of `only`, if given), by words for these."""
+    names: dict[Shape, dict[str, None]] = {shape_of(plan.slot_of_most()): {}} if plan.sweep.search is not None else {}
+    for node in plan.nodes.values():
+        if node.key not in plan.stored and (only is None or node.key in only):
+            names.setdefault(shape_of(plan.slot(node)), {})[node.name] = None
+    return {", ".join(found) or type(plan.sweep.train).__name__: slot_of(shape) for shape, found in names.items()}
 
 
 def execute_plan(
@@ -125,14 +136,17 @@ def execute_plan(
         from ray.tune import PlacementGroupFactory, TuneError
 
         from .adaptive import Shield
+        from .request import SlotRequest
         from .search import DagSearch
+        from .warm import Workers
         from .worker import RunInfo, Worker
 
         nodes = node_offers()
         usual = plan.sweep.slot or default_slot(gpus=any(n.resources.get("GPU") for n in nodes))
         plan.sweep = dataclasses.replace(plan.sweep, slot=usual)
-        slots_wanted = [usual, *plan.sweep.slots.values()]
-        check_feasible({f"task {n}": slot for n, slot in enumerate(slots_wanted)}, nodes)
+        kinds = possible_kinds()
+        wanted = wanted_slots(plan, only)
+        check_feasible(wanted, nodes, kinds)
         note_keys()
         watch = None
         if code is not None or len(nodes) > 1:  # else it is this machine alone, on which all was checked that matters
@@ -140,17 +154,17 @@ def execute_plan(
             watch = NodeWatch(
                 expectations(store.address, f"{path}/keys", code_there),
                 node_offers,
-                slots_wanted,
-                gpus=any(slot.get("gpu") for slot in slots_wanted) and plan.imports("torch"),
+                list(wanted.values()),
+                gpus=any(slot.get("gpu") for slot in wanted.values()) and plan.imports("torch"),
                 may_grow=lambda: possible_kinds() is not None,
             )
             watch.first()
-            for slot in slots_wanted:
+            for slot in wanted.values():
                 if (why := watch.hopeless(slot)) is not None:
                     store.delete_folder(path)
                     raise ClusterError(why)
-        capacity = Capacity(node_offers if watch is None else watch.usable)
-        slots = capacity.of(usual)
+        room = Room(nodes if watch is None else watch.usable(), kinds or ())
+        slots = max(room.slots(shape_of(usual), possible=False), 1)
         run_info = RunInfo(
             store.address,
             path,
@@ -173,14 +187,13 @@ def execute_plan(
             plan,
             store,
             events,
-            slots=lambda shape: capacity.of(slot_of(shape)),
+            room=room,
             run=dataclasses.asdict(run_info),
             decisions=decisions,
             inner=inner,
             watched=scheduler is not None,
             live=live,
-            larger=lambda shape: None if (slot := capacity.larger(slot_of(shape))) is None else shape_of(slot),
-            nodes=lambda: {n.id for n in node_offers()},
+            nodes=node_offers,
             idle=idle.nodes,
             only=only,
             fail_fast=fail_fast,
@@ -201,13 +214,9 @@ def execute_plan(
         )
 
         def resources(config: Mapping[str, Any]) -> PlacementGroupFactory:
-            slot = config["bundle"].slot
-            selector = label_selector(slot, without=() if watch is None else watch.left_out)
-            labels = {"bundle_label_selector": [selector]} if selector else {}
-            return PlacementGroupFactory([ray_resources(slot)], **labels)
+            bundle = config["bundle"]
+            return SlotRequest(bundle.slot, without=() if watch is None else watch.left_out, node=bundle.node)
 
-        one_shape = len({shape_of(s) for s in slots_wanted}) == 1
-        most = max(capacity.of(s) for s in slots_wanted)
         scratch = tempfile.mkdtemp(prefix="orchestrator-tune-")
         startup = time.time() - started
         interrupted = False
@@ -215,18 +224,16 @@ def execute_plan(
         shield = Shield(
             scheduler,
             search.graph,
-            most if one_shape else 0,
+            Workers(search.graph, room, search.seen),
             decisions=decisions,
             halted=lambda: search.halted is not None,
             on_death=search.on_worker_death,
             **({} if watch is None else {"verdict": watch.verdict}),
         )
         try:
-            pending = {"TUNE_MAX_PENDING_TRIALS_PG": str(max(most, 1))}
             with (
                 live,
                 signals.ask(lambda: search.halt(INTERRUPTED)),
-                by_environment(pending),
                 tamed_tune(idle),
             ):
                 tuner = tune.Tuner(

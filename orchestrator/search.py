@@ -7,9 +7,10 @@ stops is the matter of `adaptive`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -21,20 +22,32 @@ from .deaths import death
 from .decisions import Decisions
 from .errors import DamagedArtifact, UserError
 from .events import Events
+from .fit import Place
 from .graph import Graph, State
 from .live import Live
 from .locality import Locality
 from .node_watch import NodeWatch
 from .plan import Node, Plan, past_seconds
 from .process import Input
+from .room import Room
 from .signals import GRACE
-from .slots import Shape, in_words, shape_of, slot_of
+from .slots import NodeOffer, Shape, in_words, shape_of, slot_of
 from .store import Store
 from .tasklog import last_words
 from .worker import Bundle, Outcome, Work
 
 LONG = 5.0
 """Tasks expected to take so many seconds are claimed, so that no other run computes them at the same time."""
+
+
+NOWHERE = 60.0
+"""Seconds for which nothing may run, and no node have room for anything that is left, before the run ends."""
+
+START_SECONDS = 3.0
+"""What it costs to start a worker; with torch and CUDA it is more."""
+
+NODES_SECONDS = 5.0
+"""How often to look which nodes there are."""
 
 
 DOUBTS = 10
@@ -46,14 +59,13 @@ class DagSearch(Searcher):
 
     Args:
         plan: the tasks; grows when `inner` proposes settings.
-        slots: how many slots of a shape the cluster has at most.
+        room: the nodes, and what is handed out on them.
         run: configuration of every worker (`worker.RunInfo` as a dict).
         decisions: what adaptive parts decided in earlier runs, and where to record it now.
         inner: a Tune search algorithm that proposes settings.
         watched: a scheduler wants every report of every training.
         live: this run's sign of life, where it claims long tasks.
-        larger: the next larger slot that some node has, None if there is none.
-        nodes: identifiers of the nodes that are alive.
+        nodes: tells which nodes are alive; None if they never change.
         idle: of each worker that is idle now its node.
         only: the tasks to run; None for all that are not stored.
         fail_fast: end the run when a task has failed.
@@ -69,14 +81,13 @@ class DagSearch(Searcher):
         store: Store,
         events: Events,
         *,
-        slots: Callable[[Shape], int],
+        room: Room,
         run: Mapping[str, Any],
         decisions: Decisions,
         inner: Searcher | None = None,
         watched: bool = False,
         live: Live | None = None,
-        larger: Callable[[Shape], Shape | None] = lambda shape: None,
-        nodes: Callable[[], Container[str]] = lambda: (),
+        nodes: Callable[[], Sequence[NodeOffer]] | None = None,
         idle: Callable[[], Sequence[str]] = lambda: (),
         only: Container[str] | None = None,
         fail_fast: bool = False,
@@ -93,14 +104,13 @@ class DagSearch(Searcher):
         """Why the run ends before all is done, as a sentence; None as long as it goes on."""
         self._store = store
         self._events = events
-        self._slots = slots
+        self._room = room
         self._run = dict(run)
         self._decisions = decisions
         asked = inner if only is None else None  # to run certain tasks again is no time for further settings
         self._proposals = Proposals(asked, plan, self.graph, decisions, events, add=self._look_up_and_add)
         self._watched = watched or inner is not None
         self._bundles: dict[str, Bundle] = {}  # by Tune trial
-        self._out: defaultdict[Shape, int] = defaultdict(int)  # bundles handed out, by shape
         self._heard: defaultdict[str, set[str]] = defaultdict(set)  # keys reported, by Tune trial
         self._now: dict[str, str | None] = {}  # the task at work, by Tune trial
         self._node: dict[str, str] = {}  # where it is, by Tune trial
@@ -110,9 +120,10 @@ class DagSearch(Searcher):
         self._attempts: defaultdict[str, int] = defaultdict(int)
         self._doubts: defaultdict[str, int] = defaultdict(int)  # reports of damage that was not found
         self._live = live
-        self._larger = larger
         self._nodes = nodes
         self.locality = Locality(plan.ancestors, idle if store.local is None else lambda: ())
+        self._nodes_looked = time.monotonic()
+        self._nowhere_since: float | None = None  # since when nothing runs and nothing left has room anywhere
         self._only = only
         self._fail_fast = fail_fast
         self._keep_weights = keep_weights or inner is not None  # settings to come may pair with any trial
@@ -150,22 +161,15 @@ class DagSearch(Searcher):
             saving = self._saving() and time.monotonic() - self._halted_at < GRACE
             return None if self._bundles or saving else str(Searcher.FINISHED)
         self._look_elsewhere()
-        self._proposals.ask(self._slots(shape_of(self.plan.slot_of_most())))
-        for shape in cast("list[Shape]", self.graph.shapes()):
-            slots = self._slots(shape)
-            while self._out[shape] < slots:
-                keys = self.graph.take(shape, slots=slots, prefer=self.locality.preference())
-                if not keys:
-                    break
-                self.locality.promise(trial_id, keys)
-                keys = self._claimed(keys)
-                if keys:
-                    return self._config(self._bundle(trial_id, keys, shape))
-        warm = self._warm_up(trial_id)
-        if warm is not None:
-            return self._config(warm)
+        self._look_at_nodes()
+        self._proposals.ask(self._room.slots(shape_of(self.plan.slot_of_most())))
+        bundle = self._admit(trial_id) or self._warm_up(trial_id)
+        if bundle is not None:
+            self._nowhere_since = None
+            return self._config(bundle)
         if self.graph.finished and self._proposals.finished:
             return str(Searcher.FINISHED)
+        self._look_for_room()
         return None
 
     def _config(self, bundle: Bundle) -> dict[str, Any]:
@@ -191,6 +195,13 @@ class DagSearch(Searcher):
         except UserError as error:
             self.halt(str(error))
 
+    def seen(self, trial_id: str, node: str, devices: Sequence[int] | None = None) -> None:
+        """Where the worker of a trial is."""
+        self._node[trial_id] = node
+        if not self._room.confirm(trial_id, node, devices):
+            self._look_at_nodes(anew=True)  # it came since the last look
+            self._room.confirm(trial_id, node, devices)
+
     def on_worker_death(self, trial_id: str, error: BaseException | None) -> None:
         """Why the worker of a trial died; told before `on_trial_complete`, which Tune does not tell it."""
         self._died[trial_id] = error
@@ -200,7 +211,6 @@ class DagSearch(Searcher):
         bundle = self._bundles.pop(trial_id, None)  # first: a run that is to end waits until none is left
         if bundle is None:
             return
-        self._out[shape_of(bundle.slot)] -= 1
         try:
             if result and not error:
                 self._take_in(trial_id, result, bundle)
@@ -223,6 +233,9 @@ class DagSearch(Searcher):
         except UserError as mistake:
             self.halt(str(mistake))
         finally:
+            # The worker stays, unless it has died or nothing is to run where it is.
+            good = self._watch is None or self._watch.verdict(self._node.get(trial_id, "")) is True
+            (self._room.rest if trial_id in self._node and good else self._room.release)(trial_id)
             for about in (self._heard, self._now, self._node, self._steps, self._died):
                 about.pop(trial_id, None)
             self.locality.begun(trial_id)
@@ -244,7 +257,7 @@ class DagSearch(Searcher):
 
     def _lose(self, trial_id: str, left: list[str], shape: Shape) -> None:
         """A worker has died with these tasks not yet committed."""
-        why = death(self._died.pop(trial_id, None), self._node.pop(trial_id, None), self._nodes())
+        why = death(self._died.pop(trial_id, None), self._node.pop(trial_id, None), self._alive())
         # The task that was at work; unknown (died before any report): the first.
         suspect = self._now.pop(trial_id, None) or (left[0] if left else None)
         if suspect is not None and why.kind == "process":
@@ -269,7 +282,7 @@ class DagSearch(Searcher):
 
     def _enlarge(self, key: str, shape: Shape, why: str) -> None:
         """A task wants more memory than its slot has: it gets a larger one, up to a whole node."""
-        larger = self._larger(shape)
+        larger = self._room.larger(shape)
         if larger is None:
             self.graph.failed(key)
             self._fail(key, f"out of memory with the largest slot that there is, {in_words(slot_of(shape))}: {why}")
@@ -285,18 +298,82 @@ class DagSearch(Searcher):
         if self._fail_fast:
             self.halt(f"{self._label(key)} has failed, and --fail-fast was given.")
 
-    # The nodes
+    # Where there is room
 
-    def _look_at_nodes(self) -> None:
-        """Name the nodes that are left out from now on; end the run if none is left for what is still to do."""
-        if self._watch is None or not (news := self._watch.look()):
-            return
+    def _admit(self, trial_id: str) -> Bundle | None:
+        """The most urgent tasks for which there is room now.
+
+        When the most urgent of all has none, room is kept where it will have some soonest, and what is less urgent
+        and finds room beside that goes first: nothing waits for all to end, and nothing large is starved by
+        what is small.
+        """
+        kept = False
+        self._room.unreserve()
+        for shape in cast("list[Shape]", self.graph.shapes()):
+            if not self._is_worth_a_start(shape):
+                continue
+            place = self._room.take(shape, trial_id)
+            if place is None:
+                kept = kept or self._room.reserve(shape)
+                continue
+            slots, prefer = self._room.slots(shape), self.locality.preference()
+            while keys := self.graph.take(shape, slots=slots, prefer=prefer):
+                self.locality.promise(trial_id, keys)
+                keys = self._claimed(keys)
+                if keys:
+                    expected = (self.graph.expected(key) for key in keys)
+                    place.until = time.monotonic() + sum(math.inf if s is None else s for s in expected)
+                    return self._bundle(trial_id, keys, shape, place)
+            (self._room.rest if place.known else self._room.release)(trial_id)  # other runs are at work on all of it
+        if self._proposals.finished:
+            self._room.shrink_to(self.graph.to_come)
+        return None
+
+    def _is_worth_a_start(self, shape: Shape) -> bool:
+        """Whether a worker that would have to be started is of use before those that are there have done it all."""
+        workers, idle = self._room.staff(shape)
+        return bool(idle) or not workers or self.graph.work_to_come(shape) > START_SECONDS * workers
+
+    def _look_at_nodes(self, *, anew: bool = False) -> None:
+        """Take note of nodes that have come or gone, or are left out; end the run if none is left for what is to do."""
+        left_out = self._watch.left_out if self._watch is not None else {}
+        news = self._watch.look() if self._watch is not None else []
         for node in news:
-            self._events.emit("left_out", node=node.id, host=node.host, why=self._watch.left_out[node.id])
-        wanted = {v.shape for v in self.graph.vertices.values() if not v.state.final}
-        for shape in cast("set[Shape]", wanted):
-            if (why := self._watch.hopeless(slot_of(shape))) is not None:
-                self.halt(why)
+            self._events.emit("left_out", node=node.id, host=node.host, why=left_out[node.id])
+        now = time.monotonic()
+        if self._nodes is not None and (anew or news or now - self._nodes_looked > NODES_SECONDS):
+            self._nodes_looked = now
+            there = self._nodes()
+            if there:  # no news is no reason to forget what there was
+                self._room.update([node for node in there if node.id not in left_out])
+        if self._watch is not None and news:
+            wanted = {v.shape for v in self.graph.vertices.values() if not v.state.final}
+            for shape in cast("set[Shape]", wanted):
+                if (why := self._watch.hopeless(slot_of(shape))) is not None:
+                    self.halt(why)
+
+    def _alive(self) -> Container[str]:
+        """Identifiers of the nodes that are alive."""
+        return {node.id for node in self._nodes()} if self._nodes is not None else ()
+
+    def _look_for_room(self) -> None:
+        """End the run when nothing runs and no node, nor any that may be added, has what is left."""
+        waiting = cast("list[Shape]", self.graph.shapes())
+        waiting += [place.shape for place in self._room.places() if not place.idle]
+        running = any(place.known and not place.idle and place.node is not None for place in self._room.places())
+        if running or not waiting or any(self._room.slots(shape) for shape in waiting):
+            self._nowhere_since = None
+            return
+        now = time.monotonic()
+        self._nowhere_since = now if self._nowhere_since is None else self._nowhere_since
+        if now - self._nowhere_since > NOWHERE:
+            shape = waiting[0]
+            vertices = [v for v in self.graph.vertices.values() if v.shape == shape and not v.state.final]
+            names = _listed(dict.fromkeys(self.plan.nodes[v.key].name for v in vertices))
+            self.halt(
+                f"No node is left that has the slot of {len(vertices)} tasks ({names}): "
+                f"{in_words(slot_of(shape))}: start one that has it and run the same command again."
+            )
 
     # What other runs do
 
@@ -345,14 +422,15 @@ class DagSearch(Searcher):
         self._steps[trial_id] = int(result.get("steps", 0))
         self._now[trial_id] = result.get("now")
         if result.get("node"):
-            self._node[trial_id] = str(result["node"])
+            if trial_id not in self._node:
+                self.seen(trial_id, str(result["node"]), result.get("devices"))
             for news in result.get("cache") or ():
                 self.locality.hear(str(result["node"]), news, self._is_input)
         for outcome in result.get("outcomes") or ():
             if outcome.key not in self._heard[trial_id]:
                 self._heard[trial_id].add(outcome.key)
                 self._conclude(outcome, str(result.get("worker", "")), shape_of(bundle.slot))
-        if bundle.watched and result.get("progress") and not result.get("outcomes"):
+        if bundle.watched and any(result.get("progress") or ()) and not result.get("outcomes"):
             self._proposals.progress(bundle.keys[0], result["progress"][0])
 
     def _conclude(self, outcome: Outcome, worker: str, shape: Shape) -> None:
@@ -407,7 +485,7 @@ class DagSearch(Searcher):
         if not again:
             self._fail(key, f"its artifact was found damaged each time: {why}")
 
-    def _bundle(self, trial_id: str, keys: list[str], shape: Shape) -> Bundle:
+    def _bundle(self, trial_id: str, keys: list[str], shape: Shape, place: Place) -> Bundle:
         works = []
         for key in keys:
             node = self.plan.nodes[key]
@@ -434,7 +512,8 @@ class DagSearch(Searcher):
         except Exception:  # whatever the objects that a task refers to may raise
             works = [w for w in works if self._can_travel(w, shape)]
             payload = cloudpickle.dumps(works)
-        return self._hand_out(trial_id, [w.key for w in works], shape, payload, any(w.watched for w in works))
+        watched = any(w.watched for w in works)
+        return self._hand_out(trial_id, [w.key for w in works], shape, payload, place, watched)
 
     def _can_travel(self, work: Work, shape: Shape) -> bool:
         try:
@@ -445,10 +524,11 @@ class DagSearch(Searcher):
             return False
         return True
 
-    def _hand_out(self, trial_id: str, keys: list[str], shape: Shape, payload: bytes, watched: bool = False) -> Bundle:
-        bundle = Bundle(trial_id, slot_of(shape), tuple(keys), payload, watched)
+    def _hand_out(
+        self, trial_id: str, keys: list[str], shape: Shape, payload: bytes, place: Place, watched: bool = False
+    ) -> Bundle:
+        bundle = Bundle(trial_id, slot_of(shape), tuple(keys), payload, watched, place.node_id)
         self._bundles[trial_id] = bundle
-        self._out[shape] += 1
         self._begun += 1
         return bundle
 
@@ -460,9 +540,10 @@ class DagSearch(Searcher):
         is free to a trial whose own is still starting, and stop that one.
         """
         shape = shape_of(self.plan.slot_of_most())
-        left = self.graph.counts[State.WAITING]
-        if not self._started_all and self._begun < min(self._slots(shape), left + self._begun):
-            return self._hand_out(trial_id, [], shape, b"")
+        wanted = self._begun < self._room.slots(shape) and self.graph.counts[State.WAITING] > 0
+        place = self._room.take(shape, trial_id) if wanted and not self._started_all else None
+        if place is not None:
+            return self._hand_out(trial_id, [], shape, b"", place)
         self._started_all = True
         return None
 
@@ -506,3 +587,9 @@ class DagSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
+
+
+def _listed(names: Iterable[str]) -> str:
+    """ "Fit, Look and 2 others"."""
+    first, *rest = names
+    return f"{first} and {len(rest)} other kinds" if len(rest) > 2 else ", ".join([first, *rest])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -223,57 +221,3 @@ def _lacking(tasks: str, slot: Slot, nodes: Sequence[NodeOffer | NodeKind]) -> s
     best = max(nodes, key=lambda n: sum(n.resources.get(r, 0.0) >= v for r, v in ray_resources(slot).items()))
     offer = ", ".join(f"{best.resources.get(r, 0.0):g} {r}" for r in ray_resources(slot))
     return f"{asked} {in_words(slot)}, which no single node has (the best has {offer}): ask for less"
-
-
-class Capacity:
-    """How many slots the nodes have; nodes come and go.
-
-    Args:
-        nodes: tells what every live node has.
-    """
-
-    def __init__(self, nodes: Callable[[], Sequence[NodeOffer]]) -> None:
-        self._ask = nodes
-        self._asked = float("-inf")
-        self._nodes: list[NodeOffer] = []
-
-    def of(self, slot: Mapping[str, float]) -> int:
-        """Slots of this kind that fit on all nodes together."""
-        wanted = ray_resources(slot)
-        total = 0
-        for node in self._now():
-            fits = [_units(node.resources.get(name, 0.0), amount) for name, amount in wanted.items()]
-            total += min(fits, default=0)
-        return max(total, 1)
-
-    def larger(self, slot: Mapping[str, float]) -> dict[str, float] | None:
-        """Twice the slot, or as much of that as the largest node has; None if the slot is all that it has."""
-        best: dict[str, float] | None = None
-        for node in self._now():
-            offers = {name: node.resources.get(ray, 0.0) for name, ray in RESOURCES.items() if slot.get(name)}
-            if any(offers[name] < slot[name] for name in offers):
-                continue
-            grown = {name: _whole(min(2 * slot[name], offer)) for name, offer in offers.items()}
-            if any(grown[n] > slot[n] for n in grown) and (best is None or sum(grown.values()) > sum(best.values())):
-                best = grown
-        return None if best is None else {**slot, **best}
-
-    def _now(self) -> list[NodeOffer]:
-        if time.monotonic() - self._asked > 5.0:
-            self._nodes = list(self._ask()) or self._nodes
-            self._asked = time.monotonic()
-        return self._nodes
-
-
-def _whole(amount: float) -> float:
-    """Above one, whole: Ray takes no GPU and a half."""
-    return float(math.floor(amount)) if amount > 1 else amount
-
-
-def _units(available: float, amount: float) -> int:
-    """How often the amount fits; a share of a GPU lies on one device."""
-    if 0 < amount < 1:
-        return (
-            math.floor(available + 1e-9) * math.floor(1 / amount + 1e-9) if available >= 1 else int(available >= amount)
-        )
-    return math.floor(available / amount + 1e-9)

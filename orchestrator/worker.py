@@ -44,6 +44,7 @@ from .process import (
     sentence,
     threads,
 )
+from .slots import Slot
 from .store import Prepared, Store
 from .tasklog import FATAL, TaskLog, salvage
 
@@ -106,13 +107,19 @@ class Bundle:
 
     The tasks travel as bytes, in which classes of the sweep file are contained by value; Tune copies
     and prints the configuration of a trial many times, which must cost nothing.
+
+    Attributes:
+        slot: what the worker holds.
+        watched: a scheduler wants every report.
+        node: the identifier of the node on which it is thought to be placed best.
     """
 
     name: str
-    slot: Mapping[str, float]
+    slot: Slot
     keys: tuple[str, ...]
     payload: bytes = field(repr=False)
     watched: bool = False
+    node: str | None = None
 
     def __deepcopy__(self, memo: Any) -> Bundle:
         return self
@@ -155,6 +162,8 @@ class Worker(Trainable):
             importlib.import_module(module)
         self._store = Store(self._run.store, patience=self._run.patience)
         self._cache: dict[str, Any] = {}
+        self._devices = _devices()
+        self._new = True
         self._resume = True
         salvage(self._store)
 
@@ -198,6 +207,9 @@ class Worker(Trainable):
         if not self._allowed:
             time.sleep(REPORT_SECONDS)
             return {"outcomes": [], "unchecked": True, "node": self._node, "done": False}
+        if self._new:  # where it is counts at once, a first task may take hours
+            self._new = False
+            return {"outcomes": [], "now": None, "done": False, "progress": [{}], **self._place()}
         if not self._bundle.keys:  # a warm-up: this process is to be there, until the others are
             time.sleep(WARM_UP_SECONDS / 100)
             done = time.monotonic() - self._taken > WARM_UP_SECONDS
@@ -240,7 +252,14 @@ class Worker(Trainable):
         """Where this process is, and what is new in the cache of its node."""
         told = news() if self._store.local is None else {}
         # In a list, since Tune takes mappings apart.
-        return {"worker": worker_name(), "node": self._node, **({"cache": [told]} if told else {})}
+        place = {"worker": worker_name(), "node": self._node, "devices": self._devices}
+        return {**place, **({"cache": [told]} if told else {})}
+
+
+def _devices() -> list[int] | None:
+    """The GPUs that Ray has given this worker, by number; None where they have no numbers."""
+    names = get_runtime_context().get_accelerator_ids().get("GPU", [])
+    return [int(name) for name in names] if all(name.isdecimal() for name in names) else None
 
 
 @dataclass(frozen=True)
@@ -329,7 +348,7 @@ def carry_out(
     work: Work,
     store: Store,
     run: RunInfo,
-    slot: Mapping[str, float],
+    slot: Slot,
     cache: dict[str, Any],
     *,
     resume: Callable[[], bool] = lambda: True,

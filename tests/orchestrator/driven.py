@@ -19,10 +19,13 @@ from orchestrator.decisions import Decisions
 from orchestrator.events import Events
 from orchestrator.graph import State
 from orchestrator.plan import Node, make_plan
+from orchestrator.room import Room
 from orchestrator.run import checked_scheduler, checked_search
 from orchestrator.search import DagSearch
+from orchestrator.slots import NodeOffer
 from orchestrator.store import Store
 from orchestrator.sweep import Sweep
+from orchestrator.warm import Workers
 from orchestrator.worker import Bundle, Outcome
 
 EPOCHS = 4
@@ -57,6 +60,7 @@ class Driver:
         machines: Machines | None = None,
         *,
         slots: int = 2,
+        room: Room | None = None,
         end: Callable[[Node], str] = lambda node: "done",
         only: Container[str] | None = None,
     ) -> None:
@@ -66,11 +70,12 @@ class Driver:
         self.decisions = Decisions(sweep, store)
         self.plan = make_plan(sweep, store, self.decisions.configs[: sweep.samples])
         self.inner, self.scheduler = checked_search(self.plan), checked_scheduler(self.plan)
+        self.room = room or Room([NodeOffer("node", "host", {"CPU": float(slots)})])
         self.search = DagSearch(
             self.plan,
             store,
             Events(store, "runs/toy/r"),
-            slots=lambda _: slots,
+            room=self.room,
             run={},
             decisions=self.decisions,
             inner=self.inner,
@@ -80,7 +85,7 @@ class Driver:
         self.shield = Shield(
             self.scheduler,
             self.search.graph,
-            0,
+            Workers(self.search.graph, self.room, self.search.seen),
             decisions=self.decisions,
             halted=lambda: self.search.halted is not None,
             on_death=self.search.on_worker_death,

@@ -16,7 +16,7 @@ from builders import toy_sweep
 from ray.tune.search import Searcher
 from toys import Curvature, Ensemble, Fit
 
-from orchestrator import signals
+from orchestrator import run, signals
 from orchestrator.__main__ import main
 from orchestrator.commands.sweep import only_failed
 from orchestrator.decisions import Decisions
@@ -24,8 +24,9 @@ from orchestrator.events import Events, read_events
 from orchestrator.graph import State
 from orchestrator.live import Live
 from orchestrator.plan import Node, Plan, make_plan
+from orchestrator.room import Room
 from orchestrator.search import DagSearch
-from orchestrator.slots import Capacity, NodeOffer
+from orchestrator.slots import NodeOffer, shape_of, slot_of
 from orchestrator.store import Store
 from orchestrator.worker import Bundle, Outcome
 
@@ -41,9 +42,8 @@ class Driver:
         self.store = store
         self.plan: Plan = make_plan(sweep, store)
         self.events = Events(store, RUN)
-        self.search = DagSearch(
-            self.plan, store, self.events, slots=lambda _: 2, run={}, decisions=Decisions(sweep, store), **options
-        )
+        about: dict[str, Any] = {"room": Room([NodeOffer("n", "host", {"CPU": 2.0})]), **options}
+        self.search = DagSearch(self.plan, store, self.events, run={}, decisions=Decisions(sweep, store), **about)
         self.number = 0
         self.ran: list[str] = []
 
@@ -114,7 +114,7 @@ def has(key: str) -> Callable[[Node], bool]:
 
 
 def test_a_task_whose_process_dies_each_time_fails_and_takes_nobody_along(store: Store) -> None:
-    driver = Driver(store, nodes=lambda: {"n"})
+    driver = Driver(store, nodes=lambda: [NodeOffer("n", "host", {"CPU": 2.0})])
     trial, _, victim = driver.first(is_a(Curvature))
     attempts = 1
     driver.die(trial)
@@ -132,7 +132,7 @@ def test_a_task_whose_process_dies_each_time_fails_and_takes_nobody_along(store:
 
 
 def test_a_task_that_comes_further_each_time_is_not_blamed(store: Store) -> None:
-    driver = Driver(store, nodes=lambda: {"n"})
+    driver = Driver(store, nodes=lambda: [NodeOffer("n", "host", {"CPU": 2.0})])
     node = None
     for reports in range(1, 8):
         trial, _, node = driver.first(has(node.key) if node else is_a(Fit))
@@ -143,7 +143,7 @@ def test_a_task_that_comes_further_each_time_is_not_blamed(store: Store) -> None
 
 
 def test_a_machine_that_goes_is_nobodys_fault(store: Store) -> None:
-    driver = Driver(store, nodes=lambda: set())  # whatever node it was on, it is gone
+    driver = Driver(store, nodes=lambda: [])  # whatever node it was on, it is gone
     node = None
     for _ in range(10):
         trial, _, node = driver.first(has(node.key) if node else is_a(Fit))
@@ -154,14 +154,7 @@ def test_a_machine_that_goes_is_nobodys_fault(store: Store) -> None:
 
 
 def test_out_of_memory_gets_larger_slots_up_to_a_whole_node(store: Store) -> None:
-    node_has = NodeOffer("a", "host", {"CPU": 3.0, "memory": 4e9})
-    capacity = Capacity(lambda: [node_has])
-
-    def larger(shape: Any) -> Any:
-        slot = capacity.larger(dict(shape))
-        return None if slot is None else tuple(sorted(slot.items()))
-
-    driver = Driver(store, larger=larger)
+    driver = Driver(store, room=Room([NodeOffer("a", "host", {"CPU": 3.0, "memory": 4e9})]))
     slots: list[dict[str, float]] = []
     node = None
     while True:
@@ -181,13 +174,16 @@ def test_out_of_memory_gets_larger_slots_up_to_a_whole_node(store: Store) -> Non
 
 def test_a_larger_slot_is_whole_above_one_and_fits_on_one_node() -> None:
     nodes = [NodeOffer("a", "one", {"CPU": 8.0, "GPU": 2.0}), NodeOffer("b", "two", {"CPU": 64.0})]
-    capacity = Capacity(lambda: nodes)
-    assert capacity.larger({"cpu": 1.0, "gpu": 0.25}) == {"cpu": 2.0, "gpu": 0.5}
-    assert capacity.larger({"cpu": 4.0, "gpu": 0.75}) == {"cpu": 8.0, "gpu": 1.0}
-    assert capacity.larger({"cpu": 8.0, "gpu": 2.0}) is None
-    assert capacity.larger({"cpu": 8.0}) == {"cpu": 16.0}
-    nodes.clear()
-    assert capacity.larger({"cpu": 1.0}) == {"cpu": 2.0}  # no news is no reason to forget what there was
+    room = Room(nodes)
+
+    def larger(**slot: float) -> dict[str, Any] | None:
+        shape = room.larger(shape_of(slot))
+        return None if shape is None else slot_of(shape)
+
+    assert larger(cpu=1.0, gpu=0.25) == {"cpu": 2.0, "gpu": 0.5}
+    assert larger(cpu=4.0, gpu=0.75) == {"cpu": 8.0, "gpu": 1.0}
+    assert larger(cpu=8.0, gpu=2.0) is None
+    assert larger(cpu=8.0) == {"cpu": 16.0}
 
 
 def test_a_damaged_input_is_set_aside_and_made_again(store: Store) -> None:
@@ -410,7 +406,8 @@ def test_a_run_that_is_to_end_does_so_although_a_trial_waits_and_saves_what_take
     """One task waits for a slot that no node has; the other saves itself for six seconds: Tune would give it five."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(Capacity, "larger", lambda self, slot: {"cpu": 99.0})
+    monkeypatch.setattr(Room, "larger", lambda self, shape: shape_of({"cpu": 3.0}))
+    monkeypatch.setattr(run, "node_offers", lambda: [NodeOffer("n", "host", {"CPU": 4.0})])  # which Ray does not have
     monkeypatch.setattr(signals, "GRACE", 1000.0)  # nothing but the end itself ends it
     Path("study.py").write_text(STUCK)
     store = Store("artifacts")
