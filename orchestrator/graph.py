@@ -401,7 +401,7 @@ class Graph:
         heap = self._ready.get(shape, [])
         while heap:
             vertex = self.vertices[heap[0][2]]
-            if vertex.state is State.READY and heap[0][0] == -vertex.rank:
+            if vertex.state is State.READY and vertex.shape == shape and heap[0][0] == -vertex.rank:
                 return heap[0]
             heapq.heappop(heap)
         return None
@@ -426,7 +426,7 @@ class Graph:
                 continue
             todo += (2 * i + 1, 2 * i + 2)
             vertex = self.vertices[heap[i][2]]
-            if vertex.state is not State.READY or vertex.rank != -rank:
+            if vertex.state is not State.READY or vertex.shape != shape or vertex.rank != -rank:
                 continue
             liked = prefer(vertex.key)
             if liked > value or (liked == value and heap[i] < best):

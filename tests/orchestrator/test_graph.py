@@ -431,3 +431,13 @@ def steps_per_task(fan: int, size: int, durations: list[float]) -> float:
             done += 1
     assert done == len(graph.vertices)
     return graph.steps / done
+
+
+def test_a_task_that_was_too_small_for_its_slot_is_not_taken_for_that_slot_again() -> None:
+    graph = Graph()
+    graph.add("a", kind="fit", shape="small")
+    assert graph.take("small") == ["a"]
+    graph.too_small("a", "large")
+    assert graph.take("small") == []
+    assert graph.shapes() == ["large"]
+    assert graph.take("large") == ["a"]
