@@ -33,7 +33,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 _PARTS: dict[str, tuple[type, ...]] = {
-    "results": (str, int, float, type(None)), "inputs": (str,), "seeds": (int,), "code": (str,), "slot": (int, float),
+    "results": (str, int, float, type(None)), "inputs": (str,), "seeds": (int,), "code": (str,),
 }  # fmt: skip
 """What the fields that hold several values hold."""
 
@@ -59,6 +59,11 @@ def checked(manifest: Any, task_name: str, key: str) -> dict[str, Any]:
         several = manifest.get(name, ())
         if not all(isinstance(v, types) for v in (several.values() if isinstance(several, dict) else several)):
             raise Wrong(f"its field {name!r} holds something of the wrong type")
+    for name, value in manifest.get("slot", {}).items():
+        labels = list(value.values()) if name == "labels" and isinstance(value, dict) else [value]
+        types = (str,) if name in ("labels", "accelerator") else (int, float)
+        if not all(isinstance(v, types) for v in labels):
+            raise Wrong("its field 'slot' holds something of the wrong type")
     if "files" not in manifest or "format" not in manifest:
         raise Wrong("it lacks fields")
     if "folder" in manifest and not FOLDER.fullmatch(manifest["folder"]):

@@ -262,11 +262,11 @@ class Plan:
             )
         return manifests
 
-    def slot(self, node: Node) -> Mapping[str, float]:
+    def slot(self, node: Node) -> Mapping[str, Any]:
         """The resources that a task holds while it runs."""
         return next((s for c, s in self.sweep.slots.items() if isinstance(node.task, c)), self.slot_of_most())
 
-    def slot_of_most(self) -> Mapping[str, float]:
+    def slot_of_most(self) -> Mapping[str, Any]:
         """The slot of tasks for which the sweep names no other."""
         return self.sweep.slot or default_slot(gpus=False)
 

@@ -118,9 +118,12 @@ class Sweep:
             metric averaged over the seeds of a setting.
         scheduler: a Ray Tune scheduler that may stop trainings early (`ASHAScheduler()`).
         search_seed: drives the drawing from random spaces.
-        slot: the resources that one task holds ({"cpu": 1, "gpu": 0.25}; "memory" in bytes). Left out, it
-            is one CPU, and a quarter of a GPU where the cluster has any.
-        slots: other resources for some kinds of task ({AutoNEB: {"gpu": 1}}).
+        slot: the resources that one task holds ({"cpu": 1, "gpu": 0.25}; "memory" in bytes; "accelerator": "H100";
+            "labels" that its node must have, in Ray's words: {"pool": "a", "zone": "!b", "rack": "in(a, b)"}).
+            Left out, it is one CPU, and a quarter of a GPU where the cluster has any.
+        slots: other slots for some kinds of task ({AutoNEB: {"gpu": 1}, Lanczos: {"cpu": 1}}). Nothing of `slot` is
+            inherited but that `cpu` is 1 where it is not stated: one without "gpu" holds none, computes on the CPU
+            and goes to nodes without GPUs first. Each other slot costs starts of processes.
         snapshot_seconds: how often a running task that can be continued (a training after each epoch, AutoNEB
             after each cycle) saves its state, so that after a crash another worker goes on from there; 0
             saves each time.
@@ -139,8 +142,8 @@ class Sweep:
     search: Any = None
     scheduler: Any = None
     search_seed: int = 0
-    slot: Mapping[str, float] | None = None
-    slots: Mapping[type[Task], Mapping[str, float]] = field(default_factory=dict)
+    slot: Mapping[str, Any] | None = None
+    slots: Mapping[type[Task], Mapping[str, Any]] = field(default_factory=dict)
     snapshot_seconds: float = 60.0
     smoke: Mapping[str, Any] = field(default_factory=dict)
     name: str = field(default="", kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any
 from ..events import read_events
 from ..manifests import MANIFEST
 from ..provenance import Lineage, lineage, part
+from ..slots import in_words
 from ..store import is_run
 from ..text import say
 from .common import catalogue, find_artifact, open_store, same_store, size_in_words, time_in_words
@@ -67,9 +68,7 @@ def _made(manifest: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> d
         "seconds": _rounded(manifest.get("seconds")),
         "attempt": manifest.get("attempt"),
         "peak memory": _size(manifest.get("peak_memory_bytes")),
-        "slot": ", ".join(
-            f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in part(manifest, "slot").items()
-        ),
+        "slot": in_words(part(manifest, "slot")),
         "run": manifest.get("run"),
         "sweep file": source.get("file"),
         "command": shlex.join(map(str, command)) if isinstance(command, list) else command,
