@@ -407,7 +407,12 @@ def test_a_run_that_is_to_end_does_so_although_a_trial_waits_and_saves_what_take
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(Room, "larger", lambda self, shape: shape_of({"cpu": 3.0}))
-    monkeypatch.setattr(run, "node_offers", lambda: [NodeOffer("n", "host", {"CPU": 4.0})])  # which Ray does not have
+    offers = run.node_offers
+
+    def more() -> list[NodeOffer]:
+        return [NodeOffer(n.id, n.host, {**n.resources, "CPU": 4.0}) for n in offers()]  # which Ray does not have
+
+    monkeypatch.setattr(run, "node_offers", more)
     monkeypatch.setattr(signals, "GRACE", 1000.0)  # nothing but the end itself ends it
     Path("study.py").write_text(STUCK)
     store = Store("artifacts")
