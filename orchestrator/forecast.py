@@ -8,6 +8,7 @@ from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .events import read_events
 from .graph import Graph, State
 from .keys import canonical
 from .plan import Plan
@@ -124,6 +125,22 @@ def _size(spec: Any) -> str:
     return json.dumps(without(spec), sort_keys=True)
 
 
+def past_times(plan: Plan, store: Store) -> Times:
+    """What takes time besides tasks; start-up and worker start as they were in the newest run of the sweep that tells.
+
+    Without one, what was measured of small sweeps.
+    """
+    usual = dataclasses.replace(USUAL, worker=WORKER_SECONDS[plan.imports("torch")])
+    for run in sorted(store.names(f"runs/{plan.sweep.name}"), reverse=True)[:5]:
+        events = list(read_events(store, f"runs/{plan.sweep.name}/{run}"))
+        startup = next((e.get("startup") for e in events if e["event"] == "run_finished"), None)
+        handed_out = [e["time"] for e in events if e["event"] == "submitted"]
+        begun = [e["time"] - e["seconds"] for e in events if e["event"] == "committed"]
+        if isinstance(startup, (int, float)) and startup > 0 and handed_out and begun:
+            return dataclasses.replace(usual, start=float(startup), worker=max(min(begun) - min(handed_out), 0.0))
+    return usual
+
+
 def unknown_kinds(plan: Plan, durations: Mapping[str, Measured]) -> list[str]:
     """Names of the tasks that are to run but of which no duration is known."""
     todo = {node.name: None for node in plan.nodes.values() if node.key not in plan.stored}
@@ -136,7 +153,7 @@ def forecast(
     kinds: Sequence[NodeKind],
     durations: Mapping[str, Measured],
     *,
-    times: Times = USUAL,
+    times: Times,
     at_most: int | None = None,
     stopped: Container[str] = (),
 ) -> Forecast:
@@ -144,7 +161,7 @@ def forecast(
 
     Args:
         durations: of every kind of task that is to run.
-        times: its `worker` is replaced by what a worker of this plan needs.
+        times: what else takes time, see `past_times`.
         at_most: nodes at a time besides the head.
         stopped: trainings that a scheduler stopped in an earlier run.
 
@@ -162,19 +179,18 @@ def forecast(
     graph = Graph()
     watched = plan.sweep.search is not None or plan.sweep.scheduler is not None
     plan.add_to(graph, plan.nodes.values(), store, stopped=stopped, watched=watched, set_aside=False)
-    times = dataclasses.replace(times, worker=WORKER_SECONDS[plan.imports("torch")])
     samples: dict[Hashable, Sequence[float]] = {name: found.seconds for name, found in durations.items()}
     runs = []
     spread = any(len(seconds) > 1 for seconds in samples.values())
     for seed in range(SEEDS if spread and len(graph.vertices) < MANY else 1):
-        own = _again(graph)
+        own = again(graph)
         for name, found in durations.items():
             own.expect(name, found.mean)
         runs.append(simulate(own, kinds, drawn(own, samples, seed), times=times, seed=seed, at_most=at_most))
     return Forecast(tuple(runs))
 
 
-def _again(graph: Graph) -> Graph:
+def again(graph: Graph) -> Graph:
     """The same graph, of which nothing has run."""
     new = Graph()
     for vertex in graph.vertices.values():

@@ -30,9 +30,8 @@ from tasks.errors import nearest
 from ..cluster_file import PRICE, ClusterFile, read_cluster_file
 from ..decisions import Decisions
 from ..errors import ClusterError, InvalidValue, UserError
-from ..forecast import Forecast, Measured, forecast, measured, unknown_kinds
+from ..forecast import Forecast, Measured, forecast, measured, past_times, unknown_kinds
 from ..plan import Plan, why
-from ..simulation import USUAL
 from ..slots import NodeKind
 from ..store import Store
 from ..text import one_line
@@ -111,18 +110,18 @@ def expectation(
     """
     if all(key in plan.stored for key in plan.nodes) or unknown_kinds(plan, durations):
         return None
+    times = past_times(plan, store)
     if cluster is None:
         try:
-            return forecast(plan, store, [this_machine()], durations, stopped=decisions.stopped_keys)
+            return forecast(plan, store, [this_machine()], durations, times=times, stopped=decisions.stopped_keys)
         except ClusterError:
             return None  # it is to run elsewhere
-    times = dataclasses.replace(USUAL, idle=60 * cluster.idle_minutes)
     return forecast(
         plan,
         store,
         cluster.kinds,
         durations,
-        times=times,
+        times=dataclasses.replace(times, idle=60 * cluster.idle_minutes),
         at_most=cluster.most_workers,
         stopped=decisions.stopped_keys,
     )
