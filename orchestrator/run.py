@@ -139,7 +139,7 @@ def execute_plan(
         from .request import SlotRequest
         from .search import DagSearch
         from .warm import Workers
-        from .worker import RunInfo, Worker
+        from .worker import LISTENING_SECONDS, REPORT_SECONDS, RunInfo, Worker
 
         nodes = node_offers()
         usual = plan.sweep.slot or default_slot(gpus=any(n.resources.get("GPU") for n in nodes))
@@ -173,6 +173,7 @@ def execute_plan(
             imports=("torch",) if plan.imports("torch") else (),
             patience=store.patience,
             snapshot_seconds=plan.sweep.snapshot_seconds,
+            report_seconds=max(REPORT_SECONDS, 4 * LISTENING_SECONDS * slots),
             source=dict(source or {}),
             code={} if watch is None else code_there.digests,
         )

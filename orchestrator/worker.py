@@ -52,7 +52,10 @@ WARM_UP_SECONDS = 10.0
 """How long a worker with nothing to do waits for the others to start before it is free for work."""
 
 REPORT_SECONDS = 0.25
-"""How often a worker reports while it works, unless a scheduler wants every report."""
+"""How often a worker reports while it works, unless a scheduler wants every report or there are very many."""
+
+LISTENING_SECONDS = 0.0007
+"""What a report costs the driver (measured); all workers together may take a quarter of its time."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -214,7 +217,7 @@ class Worker(Trainable):
             time.sleep(WARM_UP_SECONDS / 100)
             done = time.monotonic() - self._taken > WARM_UP_SECONDS
             return {"outcomes": [], "now": None, "done": done, **self._place()}
-        until = time.monotonic() + REPORT_SECONDS
+        until = time.monotonic() + self._run.report_seconds
         ended: list[Ended] = []
         progress: Results = {}
         while True:
@@ -274,6 +277,8 @@ class RunInfo:
         imports: modules to import before the first task, which would else pay for it.
         patience: seconds to wait for a store that does not answer.
         snapshot_seconds: a running task is saved that often, so that another worker can go on with it.
+        report_seconds: how often a worker reports while it works: less often where there are so many that the
+            driver could not listen to all.
         source: sweep file and command, for the manifests.
         code: digest of each package of the project and module of the sweep, by name, where nodes may have others.
     """
@@ -285,6 +290,7 @@ class RunInfo:
     imports: tuple[str, ...] = ()
     patience: float = 0.0
     snapshot_seconds: float = 60.0
+    report_seconds: float = REPORT_SECONDS
     source: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
 
