@@ -173,7 +173,7 @@ def execute_plan(
             imports=("torch",) if plan.imports("torch") else (),
             patience=store.patience,
             snapshot_seconds=plan.sweep.snapshot_seconds,
-            report_seconds=max(REPORT_SECONDS, 4 * LISTENING_SECONDS * slots),
+            report_seconds=max(REPORT_SECONDS, 4 * LISTENING_SECONDS * room.slots(shape_of(usual))),
             source=dict(source or {}),
             code={} if watch is None else code_there.digests,
         )

@@ -88,6 +88,7 @@ def stated_seconds(words: list[str], plan: Plan) -> dict[str, float]:
     for word in (w.strip() for several in words for w in several.split(",")):
         name, _, amount = word.partition("=")
         if name not in names:
+            near = nearest(name, sorted(names))
             raise InvalidValue(f"--seconds names {name!r}, which is no task of the sweep{near}.")
         try:
             stated[name] = float(amount)
