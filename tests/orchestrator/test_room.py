@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 
 import pytest
@@ -227,25 +226,3 @@ def test_the_word_of_a_worker_counts() -> None:
     room.rest(0)
     room.confirm(1, "b", [0])  # Tune has given it the idle worker there
     assert (first.node_id, first.idle, second.node_id) == ("a", True, "b")
-
-
-def test_a_thousand_devices_are_decided_on_fast_enough() -> None:
-    """2,000 decisions a second; a tenth of that is asked for here, machines being what they are."""
-    room = Room([offer(f"n{n}", 64, 8) for n in range(125)])
-    dice = random.Random(0)
-    mix = [SHAPES[i] for i in (0, 1, 2, 4)]
-    held = []
-    for n in range(8000):
-        if (place := room.take(dice.choice(mix), n, until=n)) is not None:
-            held.append(place.holder)
-    started, decisions = time.perf_counter(), 4000
-    for n in range(decisions):
-        holder = held.pop(dice.randrange(len(held)))
-        (room.rest if dice.random() < 0.9 else room.release)(holder)
-        room.unreserve()
-        for shape in dice.sample(mix, 4):
-            if (place := room.take(shape, (n, shape), until=n)) is not None:
-                held.append(place.holder)
-            else:
-                room.reserve(shape)
-    print(f"{decisions / (time.perf_counter() - started):.0f} decisions/s")
