@@ -36,7 +36,8 @@ class Times:
         step: a worker that works through a bundle reports what it has committed that often.
         end: from the last commit to the end of the run.
         boot: from asking for a node to its joining the cluster, setup commands included.
-        launch: the autoscaler asks for nodes that often, for as many of a kind as there are (and at least one).
+        launch: the autoscaler asks for nodes that often. (Ray bounds how many may boot at a time, but not for
+            placement groups, which is what Tune's trials wait for.)
         idle: a node without work is let go after so long.
         notice: until the loss of a node is noticed.
     """
@@ -429,12 +430,11 @@ class _Run:
             self._at(max(self.now, self.scaled + self.times.launch), self._scale)
 
     def _scale(self) -> None:
-        """The autoscaler asks for nodes for what waits, for as many of a kind as there are, and for one at least."""
+        """The autoscaler asks for nodes for what waits."""
         self.scaling, self.scaled = False, self.now
         wished = self.room.wished()
         for kind in self.kinds:
-            there = self.count[kind.name] - self.booting[kind.name]
-            for _ in range(min(self._wanted(kind, wished), max(there, 1))):
+            for _ in range(self._wanted(kind, wished)):
                 node = self._ask_for(kind)
                 self.booting[kind.name] += 1
                 self._at(self.now + self.times.boot, self._boots, node)
