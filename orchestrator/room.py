@@ -189,7 +189,9 @@ class Room:
         if place.node is None or not place.node.live:
             self._drop(place)
             return
-        place.idle, place.until = True, math.inf
+        del self._places[holder]
+        place.holder, place.idle, place.until = place, True, math.inf  # whoever held it may hold another one next
+        self._places[place] = place
         self._idle[place.shape][place] = None
         place.node.idle += 1
         self._touch(place.node)
@@ -314,7 +316,9 @@ class Room:
         place.node, place.devices = node, devices
         self._places[place.holder] = place
         node.places[place] = None
-        node.idle += place.idle
+        if place.idle:
+            node.idle += 1
+            self._idle[place.shape][place] = None
         self._staff[place.shape] += node.live
         node.change(place.need, devices, -1)
         self._touch(node)
@@ -366,7 +370,7 @@ class Room:
         for place, node, lies_on in ((a, nodes[1], devices[1]), (b, nodes[0], devices[0])):
             if node is not None:
                 self._put(place, node, lies_on)
-        if b.node is None and b.idle:
+        if b.idle and (b.node is None or not b.node.live):  # no worker is where no node is yet
             self._drop(b)
 
     def _move(self, place: Place, node: Node, devices: tuple[int, ...] | None) -> None:

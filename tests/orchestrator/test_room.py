@@ -226,3 +226,47 @@ def test_the_word_of_a_worker_counts() -> None:
     room.rest(0)
     room.confirm(1, "b", [0])  # Tune has given it the idle worker there
     assert (first.node_id, first.idle, second.node_id) == ("a", True, "b")
+
+
+def test_who_leaves_an_idle_place_may_hold_another() -> None:
+    """As when all tasks of one slot turn out to be at work elsewhere, and the next slot is looked at."""
+    room = Room([NodeOffer("a", "a", {"CPU": 4.0})])
+    small, large = shape_of({"cpu": 1.0}), shape_of({"cpu": 2.0})
+    room.take(small, "first")
+    room.confirm("first", "a")
+    room.rest("first")
+    room.take(small, "second")
+    room.rest("second")
+    room.take(large, "second")
+    assert (place := room.take(small, "third")) is not None
+    assert place.known  # the idle worker
+    room.release("second")
+    room.release("third")
+    assert list(room.places()) == []
+    assert [room.take(large, n) is not None for n in range(3)] == [True, True, False]
+
+
+def test_idle_workers_outlast_a_change_of_what_their_node_has() -> None:
+    room, small = Room([NodeOffer("a", "a", {"CPU": 4.0})]), shape_of({"cpu": 1.0})
+    room.take(small, "first")
+    room.confirm("first", "a")
+    room.rest("first")
+    room.update([NodeOffer("a", "a", {"CPU": 8.0})])
+    assert room.staff(small) == (1, 1)
+    assert (place := room.take(small, "second")) is not None
+    assert place.known
+    assert room.staff(small) == (1, 0)
+
+
+def test_no_idle_worker_is_on_a_node_that_is_not_there() -> None:
+    """What was to go to a node to be added is given an idle worker of one that is there."""
+    room = Room([NodeOffer("a", "a", {"CPU": 1.0})], [NodeKind("more", {"CPU": 4.0}, 0, 2)])
+    small = shape_of({"cpu": 1.0})
+    room.take(small, "first")
+    room.confirm("first", "a")
+    room.take(small, "second")
+    assert sum(room.wished().values()) == 1
+    room.rest("first")
+    room.confirm("second", "a")
+    assert room.staff(small) == (1, 0)
+    assert sum(room.wished().values()) == 0
