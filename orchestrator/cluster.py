@@ -102,11 +102,17 @@ def node_offers() -> list[NodeOffer]:
 def possible_kinds() -> tuple[NodeKind, ...] | None:
     """What kinds of node the autoscaler may add; None without one, or where that cannot be told.
 
-    Ray has a record of its cluster's configuration, which is private and which not every provider fills. Else the
-    file that `ray up` has left on the head says it, if the driver runs there.
+    $ORCHESTRATOR_CLUSTER_FILE names a cluster file that says it. Else Ray has a record of its cluster's configuration,
+    which is private and which not every provider fills. Else the file that `ray up` has left on the head says it, if
+    the driver runs there.
+
+    Raises:
+        InvalidValue: the file that the variable names cannot be read.
     """
     import ray
 
+    if named := os.environ.get("ORCHESTRATOR_CLUSTER_FILE"):
+        return read_cluster_file(named).kinds
     try:
         config = ray._private.state.state.get_cluster_config()
     except (AttributeError, RuntimeError):

@@ -170,3 +170,19 @@ def test_spot_first_and_on_demand_after_a_refusal(
     assert asked(slots) == {"gpu-on-demand": 3}
     tracker.update_node_availability("gpu-spot", 0, None)
     assert asked(slots) == {"gpu-spot": 3}
+
+
+def test_what_ray_up_leaves_on_the_head_tells_the_driver_what_may_be_added(config: dict[str, Any]) -> None:
+    from orchestrator.cluster import possible_kinds
+
+    with pytest.MonkeyPatch.context() as patch:
+        left = Path.home() / "ray_bootstrap_config.yaml"
+        left.write_text(json.dumps(config), encoding="utf-8")  # as `get_or_create_head_node` writes it
+        patch.setenv("ORCHESTRATOR_CLUSTER_FILE", str(left))
+        kinds = {kind.name: kind for kind in possible_kinds() or ()}
+    assert {name for name, kind in kinds.items() if kind.head} == {"head"}
+    assert kinds["head"].resources["CPU"] == 0
+    spot = kinds["gpu-spot"]
+    assert (spot.least, spot.most, spot.dollars) == (0, 8, 0.45)
+    assert spot.labels["ray.io/market-type"] == "spot"
+    assert spot.resources["GPU"] == 1 and spot.resources["CPU"] == 4 and spot.resources["accelerator_type:A10G"] == 1
