@@ -198,7 +198,10 @@ AWS = [
     (swap("type: aws", "type: asw"), "provider.type must be one of aws, gcp, local, not 'asw'.*'aws'"),
     (swap("  region: *region", ""), "provider.region is missing: aws needs it"),
     (swap("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "opens the dashboard.*127.0.0.1"),
-    (swap("RAY_AUTH_MODE=token;\n    ray start --address", "X=1;\n    ray start --address"), "worker_start_ray_commands does not export RAY_AUTH"),
+    (
+        swap("RAY_AUTH_MODE=token;\n    ray start --address", "X=1;\n    ray start --address"),
+        "worker_start_ray_commands does not export RAY_AUTH",
+    ),
     (swap("export RAY_AUTH_MODE=token RAY_en", "export RAY_en"), "head_start_ray_commands does not export RAY_AUTH"),
     (swap("  ~/.ray/auth_token: ~/.ray/auth_token", ""), "file_mounts does not bring the token.*get-auth-token"),
     (swap("auth_token: ~/.ray/auth_token", "auth_token: ~/none/auth_token"), "'~/none/auth_token' does not exist here"),
