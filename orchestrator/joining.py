@@ -47,8 +47,10 @@ def check_joinable(address: str) -> None:
             "is started here."
         ) from None
     except ValueError:
-        raise ClusterError(f"--address {address!r} is no address: write host:port, or auto.") from None
-    check_answers(found)
+        found = ""
+    if not found.rpartition(":")[2].isdecimal():
+        raise ClusterError(f"{address!r} is no address of a Ray cluster: write host:port, or auto.")
+    check_answers(found, found if address == "auto" else address)
     check_token(found)
     with contextlib.suppress(ImportError, AttributeError):
         cluster = _asked(found)
@@ -56,8 +58,12 @@ def check_joinable(address: str) -> None:
         check_member(found, cluster, services.find_node_ids())
 
 
-def check_answers(address: str) -> None:
-    """Raise ClusterError unless at "host:port" there is what speaks like Ray."""
+def check_answers(address: str, named: str) -> None:
+    """Raise ClusterError unless at "host:port" there is what speaks like Ray.
+
+    Args:
+        named: the address as the user has written it; Ray replaces that of the loopback.
+    """
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS) as connection:
@@ -67,14 +73,14 @@ def check_answers(address: str) -> None:
                 answer = connection.recv(9)
                 if len(answer) < 4 or answer[3] != _SETTINGS:
                     raise ClusterError(
-                        f"What answers at {address} is no Ray cluster: its head's port is the one of "
+                        f"What answers at {named} is no Ray cluster: its head's port is the one of "
                         "`ray start --head`, 6379 if none was given."
                     )
     except TimeoutError:
-        raise ClusterError(f"No Ray cluster answers at {address} in {SECONDS:.0f} s: check the address.") from None
+        raise ClusterError(f"No Ray cluster answers at {named} in {SECONDS:.0f} s: check the address.") from None
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ClusterError(f"No Ray cluster answers at {address} ({reason}): check the address.") from None
+        raise ClusterError(f"No Ray cluster answers at {named} ({reason}): check the address.") from None
 
 
 def check_token(address: str) -> None:

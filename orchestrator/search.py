@@ -242,7 +242,7 @@ class DagSearch(Searcher):
 
     def _stop(self, key: str, result: Mapping[str, Any]) -> None:
         """The scheduler has stopped a training."""
-        iteration = int(result.get("training_iteration", 0))
+        iteration = int(result.get("steps", 0))
         self.graph.stopped(key)
         self._proposals.stopped(key, iteration, result)
         self._events.emit("stopped", key=key, label=self._label(key), iteration=iteration)
