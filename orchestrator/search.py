@@ -540,7 +540,8 @@ class DagSearch(Searcher):
         is free to a trial whose own is still starting, and stop that one.
         """
         shape = shape_of(self.plan.slot_of_most())
-        wanted = self._begun < self._room.slots(shape) and self.graph.counts[State.WAITING] > 0
+        useful = min(self._room.slots(shape), self.graph.to_come(shape))  # nodes that may be added cost money
+        wanted = self._begun < useful and self.graph.counts[State.WAITING] > 0
         place = self._room.take(shape, trial_id) if wanted and not self._started_all else None
         if place is not None:
             return self._hand_out(trial_id, [], shape, b"", place)

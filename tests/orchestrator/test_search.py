@@ -17,7 +17,7 @@ from orchestrator.graph import Graph
 from orchestrator.plan import make_plan
 from orchestrator.room import Room
 from orchestrator.search import DagSearch
-from orchestrator.slots import NodeOffer, shape_of
+from orchestrator.slots import NodeKind, NodeOffer, shape_of
 from orchestrator.store import Store
 from orchestrator.sweep import Sweep
 from orchestrator.warm import Workers
@@ -58,6 +58,19 @@ def test_a_warm_up_ends_when_all_workers_have_started_or_work_is_waiting(store: 
         "data", {"outcomes": [Outcome(data["bundle"].keys[0], "done", 0.1)], "now": None, "done": True}
     )
     assert shield.on_trial_result(controller, own, {}) == "STOP"  # the trainings are ready
+
+
+def test_no_more_nodes_are_asked_for_than_there_are_tasks(store: Store) -> None:
+    """While the dataset is made nothing says yet how many can run at the same time."""
+    sweep = Sweep(train=Fit(), seeds=range(3))
+    room = Room([NodeOffer("head", "head", {"CPU": 1.0})], [NodeKind("more", {"CPU": 1.0}, 0, 50)])
+    decisions = Decisions(sweep, store)
+    search = DagSearch(
+        make_plan(sweep, store), store, Events(store, "runs/toy/r"), room=room, run={}, decisions=decisions
+    )
+    handed = [search.suggest(str(n)) for n in range(10)]
+    assert sum(answer is not None for answer in handed) == 3  # the dataset's worker is one of the three
+    assert room.wished() == {"more": 2}
 
 
 def slot(cpus: float) -> dict[str, float]:
