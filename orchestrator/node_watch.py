@@ -33,7 +33,8 @@ class NodeWatch:
     Args:
         expected: what is asked of a node (see `expectations`).
         offers: what every live node has.
-        slots: what tasks ask for; a node that has none of them is of no concern. None: all nodes are.
+        slots: what tasks ask for; a node that has none of them is of no concern, until a worker is there after all.
+            None: all nodes are.
         gpus: GPUs are to be tried where a node has any.
         may_grow: whether the cluster may get nodes that are not there yet.
     """
@@ -58,6 +59,7 @@ class NodeWatch:
         self._may_grow = may_grow
         self._known: dict[str, NodeOffer] = {}
         self._good: set[str] = set()
+        self._used: set[str] = set()  # nodes that a verdict was asked for before it was known
         self._asked: dict[Any, tuple[str, float, float]] = {}  # node, time of the clock, monotonic time; by reference
         self._failures: Counter[str] = Counter()  # checks that came to no answer, by node
         self._news: list[str] = []
@@ -83,8 +85,11 @@ class NodeWatch:
         return [self._known[node] for node in news]
 
     def verdict(self, node: str) -> bool | None:
-        """Whether tasks may run on a node; None as long as that is not known."""
-        return True if node in self._good else False if node in self.left_out else None
+        """Whether tasks may run on a node; None as long as that is not known: it is checked then."""
+        if node in self._good or node in self.left_out:
+            return node in self._good
+        self._used.add(node)
+        return None
 
     def refuse(self, node: str, fault: str) -> None:
         """Leave a node out; harmless if it is left out already."""
@@ -124,15 +129,15 @@ class NodeWatch:
     # Inside
 
     def _matters(self, node: NodeOffer) -> bool:
-        return self._slots is None or any(suits(slot, node) for slot in self._slots)
+        return self._slots is None or node.id in self._used or any(suits(slot, node) for slot in self._slots)
 
     def _ask_new(self) -> None:
         import ray
         from ray import cloudpickle
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        asked = {node for node, _, _ in self._asked.values()}
-        new = [n for n in self._offers() if n.id not in asked and self.verdict(n.id) is None and self._matters(n)]
+        seen = {*self._good, *self.left_out, *(node for node, _, _ in self._asked.values())}
+        new = [n for n in self._offers() if n.id not in seen and self._matters(n)]
         if not new:
             return
         cloudpickle.register_pickle_by_value(node_check)  # it is to run where another version is installed, too

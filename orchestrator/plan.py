@@ -264,7 +264,11 @@ class Plan:
 
     def slot(self, node: Node) -> Mapping[str, Any]:
         """The resources that a task holds while it runs."""
-        return next((s for c, s in self.sweep.slots.items() if isinstance(node.task, c)), self.slot_of_most())
+        return self.slot_for(node.task)
+
+    def slot_for(self, task: Task) -> Mapping[str, Any]:
+        """The same of a task that may not be planned yet."""
+        return next((s for c, s in self.sweep.slots.items() if isinstance(task, c)), self.slot_of_most())
 
     def slot_of_most(self) -> Mapping[str, Any]:
         """The slot of tasks for which the sweep names no other."""

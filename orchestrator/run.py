@@ -13,6 +13,8 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.task import Task, input_fields
+
 from .cluster import joins, node_offers, possible_kinds, ray_session
 from .decisions import Decisions
 from .errors import ClusterError, InvalidValue, StoreError
@@ -78,12 +80,20 @@ def preflight(plan: Plan, only: Container[str] | None = None) -> None:
 
 
 def wanted_slots(plan: Plan, only: Container[str] | None = None) -> dict[str, Slot]:
-    """The slots of the tasks that must run (of `only`, if given), by words for these."""
-    names: dict[Shape, dict[str, None]] = {shape_of(plan.slot_of_most()): {}} if plan.sweep.search is not None else {}
+    """The slots of the tasks that must run (of `only`, if given), by words for these.
+
+    Of a sweep with a search algorithm those of the tasks to come, too.
+    """
+    names: dict[Shape, dict[str, None]] = {}
+    sweep = plan.sweep
+    todo: list[Task] = [sweep.train, *sweep.probes, *sweep.pairs, *sweep.groups] if sweep.search is not None else []
+    for task in todo if only is None else ():
+        names.setdefault(shape_of(plan.slot_for(task)), {})[type(task).__name__] = None
+        todo += input_fields(task).values()
     for node in plan.nodes.values():
         if node.key not in plan.stored and (only is None or node.key in only):
             names.setdefault(shape_of(plan.slot(node)), {})[node.name] = None
-    return {", ".join(found) or type(plan.sweep.train).__name__: slot_of(shape) for shape, found in names.items()}
+    return {", ".join(found): slot_of(shape) for shape, found in names.items()}
 
 
 def execute_plan(

@@ -14,14 +14,16 @@ from ray import cloudpickle
 
 import tasks
 from orchestrator import node_check
+from orchestrator.cluster import node_offers
 from orchestrator.decisions import Decisions
 from orchestrator.errors import ClusterError
 from orchestrator.events import Events, read_events
 from orchestrator.graph import State
-from orchestrator.node_watch import NodeWatch, allows
+from orchestrator.node_watch import NodeWatch, allows, expectations
 from orchestrator.plan import make_plan
+from orchestrator.room import Room
 from orchestrator.search import DagSearch
-from orchestrator.shipping import shipment
+from orchestrator.shipping import local_code, shipment
 from orchestrator.slots import NodeOffer
 from orchestrator.store import Store
 from orchestrator.sweep_file import load_sweep
@@ -155,7 +157,7 @@ def test_a_bundle_comes_back_from_a_bad_node_as_if_it_had_never_been_handed_out(
         make_plan(sweep, store),
         store,
         Events(store, "runs/toy/r"),
-        slots=lambda _: 2,
+        room=Room(nodes),
         run={},
         decisions=Decisions(sweep, store),
         watch=watch,
@@ -182,6 +184,17 @@ def test_a_bundle_comes_back_from_a_bad_node_as_if_it_had_never_been_handed_out(
     told = [e for e in read_events(store, "runs/toy/r") if e["event"] in ("left_out", "returned")]
     assert [e["event"] for e in told] == ["returned", "left_out", "left_out"]
     assert "is left out: it is out of order." in told[1]["why"]
+
+
+def test_a_node_of_no_concern_is_checked_once_a_worker_is_there_after_all(ray_here: None) -> None:
+    """Such as for a training that was stored when the run began, and turned out to be damaged."""
+    watch = NodeWatch(expectations(None, "", local_code()), node_offers, [{"cpu": 1000.0}], gpus=False)
+    watch.first()
+    (node,) = node_offers()
+    assert watch.verdict(node.id) is None
+    watch.first()
+    assert watch.verdict(node.id) is True
+    assert allows(watch.checked, node.id)
 
 
 def test_a_worker_does_nothing_where_it_should_not(ray_here: None, tmp_path: Path) -> None:
@@ -211,9 +224,9 @@ def test_a_worker_does_nothing_where_it_should_not(ray_here: None, tmp_path: Pat
     told = first_report(waiting)
     assert (told["done"], told["unchecked"]) == (False, True)
     assert ray.get(waiting.reset.remote(config(f"0123456789ab {node[:12]}", same)))
-    told = first_report(waiting)
-    assert told["done"]
-    assert "unchecked" not in told
+    told = [first_report(waiting) for _ in range(2)]  # first it says where it is
+    assert [t["done"] for t in told] == [False, True]
+    assert not any("unchecked" in t for t in told)
 
     broken = config("", {})
     broken["run"]["imports"] = ("no_such_library",)

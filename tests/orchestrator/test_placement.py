@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 from cluster import RayCluster
 from driven import Driver
-from toys import Curvature, Fit
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+from toys import Curvature, Fit, Points
 
 from orchestrator import search
 from orchestrator.errors import ClusterError
+from orchestrator.plan import make_plan
 from orchestrator.room import Room
+from orchestrator.run import wanted_slots
 from orchestrator.slots import (
     NodeKind,
     NodeOffer,
@@ -84,6 +88,16 @@ def test_what_no_node_has_is_named(slot: dict[str, Any], words: str) -> None:
     check_feasible(wanted, NODES, [NodeKind("more", enough, 0, 1, {"pool": "b", "rack": "b"})])
     with pytest.raises(ClusterError, match="nor may one be added"):
         check_feasible(wanted, NODES, [NodeKind("more", enough, 0, 0)])
+
+
+def test_slots_of_what_a_search_has_yet_to_propose_are_looked_at_too(tmp_path: Path) -> None:
+    sweep = Sweep(
+        train=Fit(rho=tune.uniform(0, 1)), seeds=[0], probes=[Curvature()], search=OptunaSearch(seed=0),
+        slot={"cpu": 1}, slots={Curvature: {"gpu": 1}, Points: {"cpu": 4}},
+    )  # fmt: skip
+    assert wanted_slots(make_plan(sweep, Store(str(tmp_path)), [])) == {
+        "Fit": {"cpu": 1.0}, "Curvature": {"cpu": 1.0, "gpu": 1.0}, "Points": {"cpu": 4.0},
+    }  # fmt: skip
 
 
 # The order in which it is had
