@@ -122,7 +122,7 @@ class Cache:
             _note_arrival(name)
             yield self._entries / name
         finally:
-            os.close(use)
+            _unlock(use)
             if (self.folder / "crowded").exists():
                 with contextlib.suppress(OSError, StoreUnavailable):
                     self._make_room(0)
@@ -140,7 +140,7 @@ class Cache:
                 name = entry_name(key, files)
                 if room_of(name) > bound or (self._entries / name).exists():
                     continue
-                locks.callback(os.close, self._lock(f"{name}.use", fcntl.LOCK_SH))
+                locks.callback(_unlock, self._lock(f"{name}.use", fcntl.LOCK_SH))
                 fill = self._try(f"{name}.fill")
                 if fill is None:
                     continue  # somebody is fetching it this very moment
@@ -264,7 +264,7 @@ class Cache:
                 shutil.rmtree(path, ignore_errors=True)
             yield
         finally:
-            os.close(room)
+            _unlock(room)
 
     def _evict(self, name: str) -> bool:
         use = self._try(f"{name}.use")
@@ -321,12 +321,12 @@ class Cache:
             except BaseException:
                 os.close(lock)
                 raise
-            os.close(lock)  # whoever had it has deleted it
+            _unlock(lock)  # whoever had it has deleted it
 
     def _let_go(self, name: str, lock: int) -> None:
         """Delete the file of a lock that this process has alone, and the lock with it."""
         (self._locks / name).unlink(missing_ok=True)
-        os.close(lock)
+        _unlock(lock)
 
     def _wait_for(self, name: str, patience: float, progress: Callable[[], object]) -> int:
         """The lock for this process alone, once whoever has it has let go; as long as it comes further it may take."""
@@ -449,6 +449,12 @@ def _bytes_in(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(place, name)).st_size
     return total
+
+
+def _unlock(lock: int) -> None:
+    """Let go of a lock, though a process that was forked meanwhile (a loader of data) may still have it open."""
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
 
 
 def _opened(path: Path) -> int:

@@ -105,6 +105,26 @@ def test_what_is_in_use_stays_and_the_rest_goes_when_it_is_let_go() -> None:
     assert not (Cache().folder / "crowded").exists()
 
 
+def test_a_forked_child_keeps_nothing_in_use_that_was_let_go() -> None:
+    """Such as a process that loads data for a task and outlives it."""
+    gone, over = os.pipe()
+    with using(1):
+        child = os.fork()
+        if not child:
+            os.close(over)
+            os.read(gone, 1)  # until the test ends
+            os._exit(0)
+        os.close(gone)
+    try:
+        for n in range(2, 5):
+            with using(n):
+                pass
+        assert there() == {2, 3, 4}
+    finally:
+        os.close(over)
+        os.waitpid(child, 0)
+
+
 def test_what_is_larger_than_the_bound_can_be_used_and_goes_first() -> None:
     with using(1):
         pass
