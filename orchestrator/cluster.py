@@ -102,6 +102,7 @@ def node_offers() -> list[NodeOffer]:
 def possible_kinds() -> tuple[NodeKind, ...] | None:
     """What kinds of node the autoscaler may add; None without one, or where that cannot be told.
 
+    A Ray that this process has started has none, whatever files lie here.
     $ORCHESTRATOR_CLUSTER_FILE names a cluster file that says it. Else Ray has a record of its cluster's configuration,
     which is private and which not every provider fills. Else the file that `ray up` has left on the head says it, if
     the driver runs there.
@@ -111,6 +112,8 @@ def possible_kinds() -> tuple[NodeKind, ...] | None:
     """
     import ray
 
+    if getattr(getattr(ray._private.worker, "_global_node", None), "head", False):
+        return None
     if named := os.environ.get("ORCHESTRATOR_CLUSTER_FILE"):
         return read_cluster_file(named).kinds
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from ray import cloudpickle
 
 import tasks
 from orchestrator import node_check
-from orchestrator.cluster import node_offers
+from orchestrator.cluster import node_offers, possible_kinds
 from orchestrator.decisions import Decisions
 from orchestrator.errors import ClusterError
 from orchestrator.events import Events, read_events
@@ -27,6 +28,8 @@ from orchestrator.shipping import local_code, shipment
 from orchestrator.slots import NodeOffer
 from orchestrator.store import Store
 from orchestrator.sweep_file import load_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SWEEP = """\
 import numpy
@@ -195,6 +198,15 @@ def test_a_node_of_no_concern_is_checked_once_a_worker_is_there_after_all(ray_he
     watch.first()
     assert watch.verdict(node.id) is True
     assert allows(watch.checked, node.id)
+
+
+def test_nothing_is_added_to_a_ray_of_this_process_alone(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where `ray up` has left a file: on a cluster's head, joined by nobody."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copyfile(ROOT / "cluster.yaml", tmp_path / "ray_bootstrap_config.yaml")
+    assert possible_kinds() is None
 
 
 def test_a_worker_does_nothing_where_it_should_not(ray_here: None, tmp_path: Path) -> None:
