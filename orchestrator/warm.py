@@ -7,6 +7,7 @@ where they cannot be had, more workers are started than need be.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,9 @@ from .slots import Shape, shape_of
 
 NOBODY = "nobody"
 """A slot that no task wants."""
+
+PATIENCE = 120.0
+"""Seconds after which a task whose place was thought to be free is waiting for somebody else; a start takes less."""
 
 
 class Workers:
@@ -39,12 +43,12 @@ class Workers:
         self._requests: dict[Shape, Any] = {}  # what Tune asks Ray for, by shape
         self._kept: Counter[Any] = Counter()  # idle workers to be kept, by what Tune asks Ray for
         self._where: dict[Any, tuple[str, Sequence[int] | None]] = {}  # nodes and GPUs of workers
-        self._unplaced: dict[str, Any] = {}  # trials of which is not known where they are
+        self._unplaced: dict[str, tuple[Any, float]] = {}  # trials of which is not known where they are; since when
 
     def wanted(self, trial: Any) -> None:
         """A trial wants a worker."""
         self._requests[shape_of(trial.config["bundle"].slot)] = trial.placement_group_factory
-        self._unplaced[trial.trial_id] = trial
+        self._unplaced[trial.trial_id] = trial, time.monotonic()
 
     def heard(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
         """A worker has said where it is; that counts for all trials that it will be given."""
@@ -68,13 +72,15 @@ class Workers:
         """Have Tune keep those whose place nothing else needs, and let go of the others.
 
         None is kept while another run is at work on what is left: it may be waiting for their place, if it shares
-        this run's cluster, and this run for what it does: for ever.
+        this run's cluster, and this run for what it does: for ever. Nor while a task waits for what somebody else
+        holds: it may find room where they are, and the other be waiting for that.
         """
         self._drop_warm_ups(tune_controller)
         cache = _cache(tune_controller)
         if cache is None:
             return
         lend = self._graph.counts[State.ELSEWHERE] > 0 and not self._graph.counts[State.READY]
+        lend = lend or any(self._is_kept_waiting(*begun) for begun in self._unplaced.values())
         nodes: dict[Any, list[str]] = {r: [] if lend else self._room.idle(s) for s, r in self._requests.items()}
         if not self._kept[NOBODY]:
             self._keep(cache, NOBODY, 1)  # or Tune would keep the last one whatever it is told
@@ -84,11 +90,16 @@ class Workers:
             self._keep(cache, request, len(stay) - self._kept[request])
             self._order(cache, request, stay)
         given = _given(tune_controller)
-        for trial in [t for t in self._unplaced.values() if given.get(t) in self._where]:
+        for trial in [t for t, _ in self._unplaced.values() if given.get(t) in self._where]:
             del self._unplaced[trial.trial_id]
             self._on_place(trial.trial_id, *self._where[given[trial]])
 
     # Inside
+
+    def _is_kept_waiting(self, trial: Any, since: float) -> bool:
+        """Whether somebody else, of whom the room knows nothing, holds what the trial was thought to have."""
+        late = time.monotonic() - since > PATIENCE
+        return late and trial.status == trial.PENDING and self._room.expects(trial.trial_id)
 
     def _keep(self, cache: Any, request: Any, more: int) -> None:
         """Have Tune keep so many more (or fewer) idle workers."""
@@ -110,7 +121,7 @@ class Workers:
     def _drop_warm_ups(self, tune_controller: Any) -> None:
         """What was to start workers on nodes that may be added is of no use once there is work for these."""
         if self._unplaced and self._graph.shapes():
-            for trial in list(self._unplaced.values()):
+            for trial, _ in list(self._unplaced.values()):
                 starting = trial.status == trial.PENDING and not trial.config["bundle"].keys
                 if starting and not self._room.expects(trial.trial_id):
                     del self._unplaced[trial.trial_id]

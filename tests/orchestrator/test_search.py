@@ -10,6 +10,7 @@ from ray import tune
 from ray.tune.utils.object_cache import _ObjectCache
 from toys import Fit
 
+from orchestrator import warm
 from orchestrator.adaptive import Shield
 from orchestrator.decisions import Decisions
 from orchestrator.events import Events
@@ -161,3 +162,32 @@ def test_idle_workers_are_let_go_while_another_run_is_at_work_on_what_is_left() 
     graph.released("task")
     workers.arrange(tune_)
     assert [tune_.cache(slot(1), str(n)) for n in range(3)] == [True, True, False]
+
+
+def test_idle_workers_are_let_go_while_a_task_waits_for_what_somebody_else_holds(monkeypatch) -> None:
+    """Two runs on one cluster, each of which waits on the node where the other has idle workers."""
+    room = Room([NodeOffer(name, name, {"CPU": 2.0}) for name in ("a", "b")])
+    workers, tune_ = Workers(Graph(), room), Tune()
+    for number in range(2):
+        assert room.take(shape_of(slot(1)), number) is not None
+    for number in range(2):
+        trial = tune_.trial(str(number), slot(1))
+        workers.wanted(trial)
+        room.confirm(number, "a")
+        room.rest(number)
+        workers.rests(tune_, trial)
+        assert tune_.cache(slot(1), f"worker {number}")
+    place = room.take(shape_of(slot(2)), "large")
+    assert place is not None
+    assert place.node_id == "b"  # where, unknown to this run, the other one is
+    large = tune_.trial("large", slot(2))
+    large.status = large.PENDING
+    workers.wanted(large)
+    workers.arrange(tune_)
+    assert tune_.let_go() == []
+    monkeypatch.setattr(warm, "PATIENCE", 0.0)
+    workers.arrange(tune_)
+    assert len(tune_.let_go()) == 2
+    large.status = "RUNNING"
+    workers.arrange(tune_)
+    assert tune_.cache(slot(1), "worker 2")
