@@ -148,8 +148,12 @@ def _files_of(name: str, place: Path) -> dict[str, Path]:
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:
-    """The names that a file imports, inside functions too, and those that may be modules."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    """The names that a file imports, inside functions too, and those that may be modules; none of what is no Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # a template, say: whoever imports it is told so
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -62,6 +62,7 @@ def site(tmp_path: Path) -> Iterator[Path]:
         "parcel_a/__init__.py": "",
         "parcel_a/tools.py": FIT,
         "parcel_a/sub/other.py": "import parcel_d",
+        "parcel_a/template.py": "def {{ name }}(): ...",
         "parcel_a/credentials.json": "{}",
         "parcel_a/data/images.npz": "1",
         "parcel_a/.git/hook.py": "1",
@@ -91,7 +92,7 @@ def test_all_source_that_the_sweep_imports_is_sent_and_nothing_else(site: Path) 
     own = {name for name in sent if not name.startswith(("orchestrator/", "tasks/"))}
     assert own == {
         "parcel_a/__init__.py", "parcel_a/tools.py", "parcel_a/sub/other.py", "parcel_b.py", "parcel_c/inner/leaf.py",
-        "parcel_d/__init__.py",
+        "parcel_d/__init__.py", "parcel_a/template.py",
     }  # fmt: skip
     assert {"orchestrator/worker.py", "tasks/train.py", "tasks/probes/lanczos.py"} <= set(sent)
     assert all(name.endswith(".py") for name in sent)
