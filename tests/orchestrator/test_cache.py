@@ -79,6 +79,7 @@ ROOM = room_of(entry_name(key_of(0), files_of(contents(0))))
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A node of the test's own, with room for three artifacts and a half."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))  # for spawned processes, which import this module
     monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "disk"))
     monkeypatch.setenv("ORCHESTRATOR_CACHE_GB", str(3.5 * ROOM / 1e9))
     return tmp_path / "disk"
@@ -253,6 +254,7 @@ def test_one_fetches_and_the_others_wait_and_a_killed_one_is_replaced() -> None:
     first.start()
     part = Cache().folder / "parts" / entry_name(key_of(1), files_of(contents(1)))
     while not (part / "a.npy").exists():
+        assert first.exitcode is None
         time.sleep(0.01)
     others = [spawn.Process(target=use, args=(1, notes, 0.3)) for _ in range(4)]
     for other in others:
