@@ -89,13 +89,17 @@ def without_raylet_messages() -> Iterator[None]:
 
 
 def node_offers() -> list[NodeOffer]:
-    """What every live node has."""
+    """What every live node has; one that is being drained, since it is about to be taken away, is left out."""
     import ray
 
+    try:
+        leaving = ray._private.state.state.get_draining_nodes()
+    except (AttributeError, RuntimeError):  # private, so it may go away: then it counts until it is gone
+        leaving = {}
     return [
         NodeOffer(str(n["NodeID"]), str(n["NodeManagerHostname"]), dict(n["Resources"]), dict(n.get("Labels") or {}))
         for n in ray.nodes()
-        if n["Alive"]
+        if n["Alive"] and n["NodeID"] not in leaving
     ]
 
 

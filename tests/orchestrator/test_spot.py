@@ -113,3 +113,42 @@ def test_the_node_is_drained_as_preempted(service: tuple[str, type[Metadata]], t
                 [sys.executable, "-c", look], env=env, capture_output=True, text=True, check=False
             ).stdout
         assert "[3]" in seen
+
+
+DRAIN = """
+import subprocess, time, ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from orchestrator.cluster import node_offers
+
+@ray.remote(num_cpus=1)
+class Busy:
+    def node(self):
+        return ray.get_runtime_context().get_node_id()
+
+ray.init(logging_level="ERROR")
+head = ray.get_runtime_context().get_node_id()
+(other,) = {n.id for n in node_offers()} - {head}
+busy = Busy.options(scheduling_strategy=NodeAffinitySchedulingStrategy(other, soft=False)).remote()
+assert ray.get(busy.node.remote()) == other
+words = ["--node-id", other, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "x"]
+subprocess.run(["ray", "drain-node", *words, "--deadline-remaining-seconds", "100"], check=True)
+until = time.monotonic() + 30
+while len(node_offers()) > 1 and time.monotonic() < until:
+    time.sleep(0.1)
+assert [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeID"] != head] == [other], "still there"
+assert ray.get(busy.node.remote()) == other
+print([n.id == head for n in node_offers()])
+"""
+
+
+@pytest.mark.slow
+def test_a_node_that_is_about_to_go_is_given_nothing_more() -> None:
+    """Its workers are warm, and would be given one task after the other until its end."""
+    with RayCluster(nodes=1) as cluster:
+        env = {**cluster.env, "RAY_ADDRESS": cluster.address}
+        env["PATH"] = f"{os.path.dirname(sys.executable)}:{env['PATH']}"
+        done = subprocess.run(
+            [sys.executable, "-c", DRAIN], env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("[True]\n")
