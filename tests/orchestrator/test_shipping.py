@@ -192,7 +192,7 @@ def bad_nodes(folder: Path, old: Path, small: Path | None = None) -> dict[str, t
         first["disk"]["ORCHESTRATOR_CACHE"] = str(small)
     return {
         "numpy": (first["numpy"], "it has numpy 1.0.0, the driver has numpy "),
-        "clock": (first["clock"], "its clock is 3600 s ahead of the driver's"),
+        "clock": (first["clock"], " s ahead of the driver's"),
         "disk": (first["disk"], "has 0.01 GB free"),
         "credentials": ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://"),
     }
