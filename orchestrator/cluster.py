@@ -61,6 +61,8 @@ def ray_session(address: str | None, code: Shipment | None = None) -> Iterator[S
 
 def target_of(address: str | None) -> str:
     """What is given to Ray as address; "local" for a Ray that is started here."""
+    if address is not None and not address.strip():
+        raise InvalidValue("--address is empty: write host:port or auto, or leave it out to start Ray on this machine.")
     return address or os.environ.get("RAY_ADDRESS") or "local"
 
 

@@ -38,6 +38,11 @@ def check_joinable(address: str) -> None:
     try:
         from ray._private import services
 
+        several = services.find_gcs_addresses() if address == "auto" and not os.environ.get("RAY_ADDRESS") else ()
+        if len(several) > 1:
+            raise ClusterError(
+                f"Several Ray clusters run on this machine, at {', '.join(sorted(several))}: name one with --address."
+            )
         found = services.canonicalize_bootstrap_address_or_die(address)
     except (ImportError, AttributeError):
         return  # private, so it may go away: then Ray says what it says

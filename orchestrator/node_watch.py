@@ -14,7 +14,7 @@ from typing import Any
 
 from . import node_check
 from .shipping import Shipment
-from .slots import NodeOffer, Slot, suits
+from .slots import NodeOffer, Slot, in_words, suits
 from .store import Store
 
 ANSWER_SECONDS = 240.0
@@ -123,8 +123,8 @@ class NodeWatch:
         bad = [self.left_out[n.id] for n in live if n.id in self.left_out and suits(slot, n)]
         if not bad or (len(bad) < ENOUGH_BAD and self._may_grow()):
             return None
-        more = f" So are {len(bad) - 1} more." if len(bad) > 1 else ""
-        return f"No node is left that tasks may run on. {bad[0]}{more}"
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        return f"No node is left that tasks may run on with {in_words(slot)}{more}. {bad[0]}"
 
     # Inside
 

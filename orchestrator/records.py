@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from .stats import Interval
 from .store import without_passwords
 
+RUN_NAME = "%Y-%m-%dT%H-%M-%S.%f"
+"""How a run is named: when it began, to the microsecond, in UTC; names sort by time."""
+
 if TYPE_CHECKING:
     from .plan import Node, Plan
     from .sweep import Setting

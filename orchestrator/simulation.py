@@ -13,7 +13,7 @@ import itertools
 import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, cast
 
@@ -239,7 +239,7 @@ class _Run:
         self.scaled = -times.launch  # when the last was
         self.shapes = Counter(cast("Shape", graph.vertices[key].shape) for key in seconds)
         whole = _room(kinds)
-        self.slots = {shape: whole.slots(shape) for shape in self.shapes}
+        self.slots = {shape: min(whole.slots(shape), self._at_most(shape)) for shape in self.shapes}
         for shape, slots in self.slots.items():
             if not slots:
                 raise ValueError(f"no kind of node has the slot {in_words(slot_of(shape))}")
@@ -420,6 +420,16 @@ class _Run:
                 self._at(dies, self._crashes, bundle)
 
     # Nodes
+
+    def _at_most(self, shape: Shape) -> int:
+        """Slots of the heads and of as many other nodes as there may be, those with most first."""
+        slots, left = 0, self.at_most
+        each = [(_room([replace(kind, most=1, least=0)]).slots(shape), kind) for kind in self.kinds]
+        for here, kind in sorted(each, key=lambda pair: pair[0], reverse=True):
+            many = kind.most if kind.head else min(kind.most, left)
+            left -= 0 if kind.head else many
+            slots += here * (1 if kind.head else many)
+        return slots
 
     def _look_at_nodes(self) -> None:
         if self.scaling or not any(self.count[kind.name] < kind.most for kind in self.kinds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -45,6 +46,8 @@ class StoreFiles:
         self.uri = uri
         self.local: Path | None = None
         scheme = uri.partition("://")[0] if "://" in uri else ""
+        if slip := re.match(r"(s3|s3a|gs|gcs|file|https?):/?(?!/)", uri, re.I):
+            raise StoreError(f"The store {uri!r} is neither a folder nor a URI: write {slip[1].lower()}://… for a URI.")
         if scheme in ("", "file"):
             self.local = Path(uri[len("file://") :] if scheme else uri).expanduser().absolute()
             self._here = LocalFiles(self.local)

@@ -81,13 +81,19 @@ def find_run(store: Store, sweep: str | None, run: str | None = None) -> str:
         raise StoreError(
             f"The store {store} holds no run of {name!r}{nearest(name, names)}; it has {', '.join(names)}."
         )
-    chosen = run or store.latest_run(name)
-    runs = [r for r in store.names(f"runs/{name}") if r != "latest"]
-    if chosen is None and runs:
-        chosen = runs[-1]  # a first run that is still going on has not been named the latest
+    runs = runs_of(store, name)
+    if not runs:
+        raise StoreError(f"The store {store} holds no run of {name!r}: the last one ended before it began.")
+    # A first run that is still going on has not been named the latest.
+    chosen = run or store.latest_run(name) or runs[-1]
     if chosen not in runs:
         raise StoreError(f"There is no run {chosen!r} of {name}{nearest(str(chosen), runs)}; it has {', '.join(runs)}.")
     return f"runs/{name}/{chosen}"
+
+
+def runs_of(store: Store, sweep: str) -> list[str]:
+    """Names of a sweep's runs, the newest last. One that was refused may leave an empty folder on an object store."""
+    return [name for name in store.names(f"runs/{sweep}") if name != "latest"]
 
 
 def size_in_words(size: float) -> str:

@@ -8,20 +8,26 @@ examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from ..errors import StoreError
 from ..events import read_events
 from ..live import FOLDER, is_dead, read_record
+from ..records import RUN_NAME
 from ..store import Store
 from ..text import say
-from .common import counted, find_run, open_store, time_in_words
+from .common import counted, find_run, open_store, runs_of, time_in_words
 
 JUST_NOW = 60.0
 """Seconds after its last event in which a run without a sign of life may still be starting or ending."""
+
+STARTING = 600.0
+"""Seconds in which a run that has told nothing yet may still be starting."""
 
 SHOWN = 8
 """How many tasks and failures are listed."""
@@ -34,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     store = open_store(options.store)
-    sweeps = [options.sweep] if options.sweep else store.names("runs")
+    sweeps = [options.sweep] if options.sweep else [s for s in store.names("runs") if runs_of(store, s)]
     if not sweeps:
         raise StoreError(f"The store {store} holds no runs: name another with --store, or run a sweep first.")
     if options.run and not options.sweep and len(sweeps) > 1:
@@ -47,9 +53,8 @@ def run(options: argparse.Namespace) -> int:
 def newest_run(store: Store, sweep: str, run: str | None) -> str:
     """Path of the run to tell of: one that is still going on counts as the newest."""
     path = find_run(store, sweep, run)
-    folder = path.rpartition("/")[0]
-    names = [r for r in store.names(folder) if r != "latest"]
-    return path if run else f"{folder}/{max(names)}"
+    folder, _, _ = path.rpartition("/")
+    return path if run else f"{folder}/{max(runs_of(store, folder.rpartition('/')[2]))}"
 
 
 def print_status(store: Store, path: str) -> None:
@@ -57,7 +62,7 @@ def print_status(store: Store, path: str) -> None:
     events = [e for e in read_events(store, path) if isinstance(e.get("time"), (int, float))]
     started = next((e for e in events if e["event"] == "run_started"), None)
     if started is None:
-        say(f"{path}: a report of stored results, nothing ran")
+        say(f"{path}: {_without_events(store, path)}")
         return
     record = _sign_of_life(store, path)
     state, going_on = _state(events, record)
@@ -84,6 +89,18 @@ def print_status(store: Store, path: str) -> None:
         times = "once" if number == 1 else f"{number} times"
         say(f"  lost {times}: {_label(events, key)}{why}; logs {key[:12]}")
     _print_failures(events)
+
+
+def _without_events(store: Store, path: str) -> str:
+    """What a run is that has not told of its start."""
+    if store.read(f"{path}/study.json") is not None:
+        return "a report of stored results, nothing ran"
+    with contextlib.suppress(ValueError):
+        begun = datetime.strptime(path.rpartition("/")[2], RUN_NAME).replace(tzinfo=timezone.utc)
+        ago = time.time() - begun.timestamp()
+        if ago < STARTING:
+            return f"starting, for {_ago(ago)}: it looks at the cluster's nodes"
+    return "ended before it began: run the same command again"
 
 
 def _todo(started: Mapping[str, Any]) -> str:

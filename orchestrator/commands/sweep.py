@@ -27,7 +27,7 @@ from ..errors import DamagedArtifact, InvalidValue, StoreError
 from ..events import read_events
 from ..graph import Graph, State, summary
 from ..plan import Plan, make_plan
-from ..records import COMMITTED
+from ..records import COMMITTED, RUN_NAME
 from ..store import Store
 from ..study import Outcome, Study
 from ..sweep import Sweep
@@ -268,8 +268,7 @@ def print_failures(study: Study, console: Console) -> int:
 
 
 def new_run_name() -> str:
-    """A run's name: when it began, to the microsecond, in UTC; names sort by time."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%S.%f")
+    return datetime.now(timezone.utc).strftime(RUN_NAME)
 
 
 def command_line() -> str:

@@ -180,6 +180,8 @@ ARGUMENTS = {
     "no such kind of artifact": Case(("ls", "Lokk"), "did you mean 'Look'"),
     "unknown kind of store": Case(("plan", "net.py", "--store", "abc://x/y"), "cannot be opened"),
     "store under a file": Case(("sweep", "net.py", "--store", "net.py/store"), "net.py/store"),
+    "store with one slash": Case(("status", "--store", "s3:/bucket/x"), "write s3://"),
+    "address that is empty": Case(("sweep", "net.py", "--address", ""), "--address is empty"),
     "cluster that is not there": Case(("sweep", "net.py", "--address", "127.0.0.1:1"), "127.0.0.1:1"),
     "unknown option": Case("plan net.py --wyh", "did you mean '--why'"),
     "one argument too many": Case("plan net.py study.py", "'study.py'"),

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -734,6 +735,23 @@ def test_status_of_a_run_that_ended(home: Path, capsys) -> None:
     failures = [line for line in lines if line.startswith("  failed: Breaks")]
     assert len(failures) == 2
     assert all("RuntimeError: no such thing (1 task that needs it skipped); logs " in line for line in failures)
+
+
+def test_status_of_a_run_that_has_not_begun(home: Path, capsys) -> None:
+    folder = Path("artifacts/runs/study")
+    now = datetime.now(timezone.utc)
+    for name in (f"{now:%Y-%m-%dT%H-%M-%S.%f}", f"{now - timedelta(hours=1):%Y-%m-%dT%H-%M-%S.%f}"):
+        (folder / name).mkdir()
+        (folder / name / "keys").touch()
+        code, lines, _ = orchestrate(capsys, "status", "study", "--run", name)
+        assert code == 0 and len(lines) == 1
+        words = ": starting, for " if name == f"{now:%Y-%m-%dT%H-%M-%S.%f}" else ": ended before it began: run the same"
+        assert words in lines[0]
+    Path("artifacts/runs/refused").mkdir()  # as an object store keeps it of a run that was refused
+    code, lines, _ = orchestrate(capsys, "status")
+    assert code == 0 and not any("refused" in line for line in lines)
+    code, _, err = orchestrate(capsys, "status", "refused")
+    assert code == 2 and "no run of 'refused'" in err
 
 
 def test_status_of_a_run_whose_driver_is_gone(home: Path, capsys) -> None:
