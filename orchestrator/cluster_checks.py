@@ -13,40 +13,32 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .cloud_keys import Complaints, aws_complaints, gcp_complaints, kuberay_complaints, provider_complaints
-from .cluster_file import PRICE, provider_of, ray_cluster, ray_start_flags, read_cluster_file, read_documents
+from .cloud_keys import aws_complaints, gcp_complaints, provider_complaints
+from .cluster_file import provider_of, ray_cluster, ray_start_flags, read_cluster_file, read_documents
+from .cluster_problem import Problem, installed, label_problems, said
+from .cluster_values import (
+    PLACEHOLDER,
+    aws_place_complaints,
+    aws_value_complaints,
+    command_complaints,
+    gcp_place_complaints,
+    gcp_value_complaints,
+    host_complaints,
+    store_complaints,
+    stores_of,
+)
 from .errors import InvalidValue, nearest
+from .kuberay_checks import kuberay_problems
 
-PLACEHOLDER = re.compile(r"FILL-IN[A-Z0-9-]*")
 _WORLD = {"0.0.0.0/0", "::/0"}
-_STORE = re.compile(r"ORCHESTRATOR_STORE=['\"]?(\w+)://")
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _MADE_BY_USE = (".git", ".venv", "artifacts", "data")
 """What lies in a project's folder and is no part of it."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with a cluster file.
-
-    Attributes:
-        place: the node type, key or line.
-        sentence: what is wrong, with the remedy; names the place.
-    """
-
-    place: str
-    sentence: str
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 def problems(path: str | Path) -> list[Problem]:
@@ -58,7 +50,7 @@ def problems(path: str | Path) -> list[Problem]:
         return [Problem("", str(error))]
     found = [*_unfilled(path, documents)]
     cluster = ray_cluster(documents)
-    found += _of_kuberay(documents, cluster) if cluster is not None else _of_ray_up(documents[0])
+    found += kuberay_problems(documents, cluster) if cluster is not None else _of_ray_up(documents[0])
     if not any(not PLACEHOLDER.search(problem.place) for problem in found):
         found += _of_ray_itself(documents, cluster)
     if not found and not _detects(documents[0]):
@@ -66,7 +58,21 @@ def problems(path: str | Path) -> list[Problem]:
             read_cluster_file(path)
         except InvalidValue as error:
             found.append(Problem("", str(error)))
-    return list(dict.fromkeys(found))
+    return _together(found)
+
+
+def _together(found: Sequence[Problem]) -> list[Problem]:
+    """What is wrong in the same way with several node types, as types that take it from each other are, in one."""
+    places: dict[str, list[str]] = {}
+    for problem in found:
+        places.setdefault(problem.sentence.removeprefix(f"{problem.place}: "), []).append(problem.place)
+    joined = []
+    for what, names in places.items():
+        *more, last = dict.fromkeys(names)
+        of = f"{', '.join(more)} and {last}" if more else last
+        whole = Problem(last, f"{last}: {what}") in found
+        joined.append(Problem(names[0], f"{of}: {what}" if whole else what))
+    return joined
 
 
 def _detects(config: Mapping[str, Any]) -> bool:
@@ -77,9 +83,11 @@ def _detects(config: Mapping[str, Any]) -> bool:
 def _unfilled(path: Path, documents: Sequence[Any]) -> Iterator[Problem]:
     names = {name for text in _texts(documents) for name in PLACEHOLDER.findall(text)}
     lines = [line.split(" #")[0] for line in path.read_text(encoding="utf-8").splitlines()]
-    first = {n: next((i for i, line in enumerate(lines, 1) if n in PLACEHOLDER.findall(line)), 0) for n in names}
-    for name in sorted(names, key=lambda n: (first[n], n)):
-        yield Problem(name, f"Line {first[name]}: {name} is still to be filled in.")
+    stands = {n: [i for i, line in enumerate(lines, 1) if n in PLACEHOLDER.findall(line)] for n in names}
+    for name in sorted(names, key=lambda n: (stands[n], n)):
+        *more, last = map(str, stands[name] or [0])
+        where = f"Lines {', '.join(more)} and {last}" if more else f"Line {last}"
+        yield Problem(name, f"{where}: {name} is still to be filled in.")
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -94,11 +102,6 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def _said(place: str, complaints: Complaints, prefix: str) -> Iterator[Problem]:
-    for inside, what in complaints:
-        yield Problem(place, f"{prefix}{'.' if prefix and inside else ''}{inside} {what}.")
-
-
 # --- files for `ray up` ----------------------------------------------------------------------------------------------
 
 
@@ -108,7 +111,10 @@ def _of_ray_up(config: Mapping[str, Any]) -> Iterator[Problem]:
     if not isinstance(provider, Mapping):
         yield Problem("provider", "provider must be a mapping with a type, such as {type: aws, region: us-east-1}.")
         return
-    yield from _said("provider", provider_complaints(provider), "provider")
+    yield from said("provider", provider_complaints(provider), "provider")
+    places = {"aws": aws_place_complaints, "gcp": gcp_place_complaints}.get(provider_of(config))
+    if places is not None:
+        yield from said("provider", places(provider), "provider")
     broken = list(_against_ray_schema(config))
     yield from broken
     if broken:
@@ -120,7 +126,7 @@ def _of_ray_up(config: Mapping[str, Any]) -> Iterator[Problem]:
             )
     whole = {**_defaults(provider_of(config)), **config}
     checks: list[Callable[[Mapping[str, Any]], Iterator[Problem]]] = [_node_types, _starts, _token, _dashboard]
-    checks += [_packages, _mounts, _key, _rights]
+    checks += [_commands, _hosts, _packages, _mounts, _key, _rights]
     for check in checks:
         yield from check(whole)
 
@@ -143,6 +149,13 @@ def _against_ray_schema(config: Mapping[str, Any]) -> Iterator[Problem]:
         if error.validator == "additionalProperties":
             known = error.schema.get("properties", {})
             for key in [k for k in error.instance if k not in known]:
+                inside = error.instance[key]
+                if not where and isinstance(inside, Mapping) and {"node_config", "resources"} & set(inside):
+                    yield Problem(
+                        str(key),
+                        f"{key} looks like a node type: indent it so that it stands below available_node_types.",
+                    )
+                    continue
                 dot = f"{where}.{key}" if where else str(key)
                 yield Problem(place, f"{dot} is not known to Ray{nearest(str(key), known) or ': take it out'}.")
         elif error.validator == "required":
@@ -183,6 +196,9 @@ def _node_types(config: Mapping[str, Any]) -> Iterator[Problem]:
             "head_node_type",
             f"head_node_type must be one of {', '.join(types)}, not {head!r}{nearest(str(head), types)}.",
         )
+    if config.get("max_workers") == 0 or all(kind.get("max_workers") == 0 for n, kind in types.items() if n != head):
+        yield Problem("max_workers", "max_workers is 0, so there would be no workers: write how many there may be.")
+        return
     least = sum(kind.get("min_workers", 0) for kind in types.values())
     if least > config.get("max_workers", 0):
         yield Problem("max_workers", f"max_workers is {config.get('max_workers')}, but the node types want {least}.")
@@ -190,19 +206,8 @@ def _node_types(config: Mapping[str, Any]) -> Iterator[Problem]:
         most = kind.get("max_workers", config.get("max_workers", 0))
         if name != head and kind.get("min_workers", 0) > most:
             yield Problem(name, f"{name}: min_workers ({kind['min_workers']}) is larger than max_workers ({most}).")
-        yield from _labels(name, kind.get("labels") or {})
+        yield from label_problems(name, kind.get("labels") or {})
         yield from _node_config(provider, name, kind, config)
-
-
-def _labels(name: str, labels: Mapping[str, Any]) -> Iterator[Problem]:
-    for key, value in labels.items():
-        if not _LABEL.fullmatch(str(key).rpartition("/")[2]) or (value != "" and not _LABEL.fullmatch(str(value))):
-            yield Problem(
-                name,
-                f"{name}: the label {key}: {value!r} is not valid: use at most 63 letters, digits, '-', '_' and '.'.",
-            )
-    if PRICE in labels and not re.fullmatch(r"\d+(\.\d+)?", str(labels[PRICE])):
-        yield Problem(name, f'{name}: the label {PRICE} must be a price such as "1.01", not {labels[PRICE]!r}.')
 
 
 def _node_config(provider: str, name: str, kind: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -215,7 +220,9 @@ def _node_config(provider: str, name: str, kind: Mapping[str, Any], config: Mapp
         package = {"aws": ".[cluster]", "gcp": ".[gcp]"}[provider]
         yield Problem(name, f"{name}: node_config cannot be checked: install '{package}' with pip.")
         return
-    yield from _said(name, complaints, f"{name}: node_config")
+    yield from said(name, complaints, f"{name}: node_config")
+    values = {"aws": aws_value_complaints, "gcp": gcp_value_complaints}[provider]
+    yield from said(name, values(node_config), f"{name}: node_config")
     if provider == "aws":
         if "InstanceType" not in node_config and "LaunchTemplate" not in node_config:
             yield Problem(name, f"{name}: node_config does not state an InstanceType, such as g5.xlarge.")
@@ -263,6 +270,18 @@ def _sets(config: Mapping[str, Any], role: str, name: str, value: str) -> bool:
     return any(re.search(rf"\b{name}=['\"]?{value}\b", str(text)) for text in texts)
 
 
+def _commands(config: Mapping[str, Any]) -> Iterator[Problem]:
+    for key, what in command_complaints(config):
+        yield Problem(key, f"{key} {what}.")
+    for sentence in store_complaints(config):
+        yield Problem("setup_commands", sentence)
+
+
+def _hosts(config: Mapping[str, Any]) -> Iterator[Problem]:
+    if provider_of(config) == "local":
+        yield from said("provider", host_complaints(config), "")
+
+
 def _token(config: Mapping[str, Any]) -> Iterator[Problem]:
     for role, key in _STARTS.items():
         if not _sets(config, role, "RAY_AUTH_MODE", "token"):
@@ -302,7 +321,7 @@ def _dashboard(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _packages(config: Mapping[str, Any]) -> Iterator[Problem]:
     """The nodes' Ray must be this one: drivers and jobs of another version are refused."""
-    here = _installed("ray")
+    here = installed("ray")
     docker = config.get("docker") or {}
     texts = [docker.get(key) for key in ("image", "head_image", "worker_image")]
     lists = [config.get(f"{role}setup_commands") or [] for role in ("", "head_", "worker_")]
@@ -336,13 +355,6 @@ def _local(config: Mapping[str, Any], name: str) -> Path | None:
         if str(remote).endswith(f"/{name.rpartition('/')[2]}") and Path(os.path.expanduser(str(local))).is_file():
             return Path(os.path.expanduser(str(local)))
     return Path(name) if Path(name).is_file() else None
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _short(text: str) -> str:
@@ -394,7 +406,7 @@ def _rights(config: Mapping[str, Any]) -> Iterator[Problem]:
     provider = provider_of(config)
     if provider not in ("aws", "gcp"):
         return
-    schemes = {scheme for text in _texts(config) for scheme in _STORE.findall(text)}
+    schemes = {store.partition("://")[0] for store in stores_of(config) if "://" in store}
     if not schemes:
         of = {"aws": "s3", "gcp": "gs"}[provider]
         yield Problem(
@@ -424,100 +436,6 @@ def _rights(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _has(kind: Mapping[str, Any], *keys: str) -> bool:
     return any(kind["node_config"].get(key) for key in keys)
-
-
-# --- KubeRay ---------------------------------------------------------------------------------------------------------
-
-
-def _of_kuberay(documents: Sequence[Mapping[str, Any]], cluster: Mapping[str, Any]) -> Iterator[Problem]:
-    for document in documents:
-        kind = document.get("kind")
-        if kind in ("RayCluster", "RayJob"):
-            if document.get("apiVersion") != "ray.io/v1":
-                yield Problem(str(kind), f"{kind}: apiVersion must be ray.io/v1, not {document.get('apiVersion')!r}.")
-            yield from _said(str(kind), kuberay_complaints(document.get("spec"), str(kind)), f"{kind}:")
-        if kind == "RayJob" and not (document.get("spec") or {}).get("entrypoint"):
-            yield Problem("RayJob", "RayJob: spec.entrypoint is missing: name the command, such as a sweep.")
-        yield from _exposed_by(document)
-    spec = cluster["spec"]
-    head = spec.get("headGroupSpec")
-    groups = [group for group in spec.get("workerGroupSpecs") or [] if isinstance(group, Mapping)]
-    if not isinstance(head, Mapping):
-        return
-    if head.get("enableIngress") or head.get("serviceType", "ClusterIP") != "ClusterIP":
-        yield Problem(
-            "headgroup",
-            "headgroup: the dashboard is open outside the cluster: leave serviceType and enableIngress out, "
-            "and use `kubectl port-forward`.",
-        )
-    pods = {"headgroup": head, **{str(group.get("groupName")): group for group in groups}}
-    yield from _same_ray(spec, pods)
-    by_operator = (spec.get("authOptions") or {}).get("mode") == "token"
-    for name, group in pods.items():
-        yield from _labels(name, group.get("labels") or {})
-        container = _container(group)
-        if container is None:
-            yield Problem(name, f"{name}: template.spec.containers is missing: the first container runs Ray.")
-            continue
-        env = {item.get("name"): item for item in container.get("env") or [] if isinstance(item, Mapping)}
-        by_hand = (env.get("RAY_AUTH_MODE") or {}).get("value") == "token" and {
-            "RAY_AUTH_TOKEN",
-            "RAY_AUTH_TOKEN_PATH",
-        } & set(env)
-        if not by_operator and not by_hand:
-            yield Problem(
-                name, f"{name}: no token is asked for: add authOptions: {{mode: token}} to the RayCluster's spec."
-            )
-        if "ORCHESTRATOR_STORE" not in env and name == "headgroup":
-            yield Problem(name, f"{name}: env does not state ORCHESTRATOR_STORE, the place that all nodes reach.")
-        if not (
-            group["template"]["spec"].get("serviceAccountName")
-            or "AWS_ACCESS_KEY_ID" in env
-            or container.get("envFrom")
-        ):
-            yield Problem(
-                name, f"{name}: the pods have no rights to the store: add a serviceAccountName that may write there."
-            )
-        least, most = group.get("minReplicas", 0), group.get("maxReplicas", 0)
-        if isinstance(least, int) and isinstance(most, int) and least > most:
-            yield Problem(name, f"{name}: minReplicas ({least}) is larger than maxReplicas ({most}).")
-
-
-def _container(group: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    try:
-        container = group["template"]["spec"]["containers"][0]
-    except (KeyError, IndexError, TypeError):
-        return None
-    return container if isinstance(container, Mapping) else None
-
-
-def _exposed_by(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Services and ingresses beside the cluster that open the dashboard."""
-    spec = document.get("spec") or {}
-    name = f"{document.get('kind')} {(document.get('metadata') or {}).get('name')}"
-    ports = {8265, "8265", "dashboard"}
-    if document.get("kind") == "Service" and spec.get("type") in ("LoadBalancer", "NodePort"):
-        if any(ports & {port.get("port"), port.get("targetPort")} for port in spec.get("ports") or []):
-            yield Problem(name, f"{name} opens the dashboard to the world: take port 8265 out of it.")
-    if document.get("kind") == "Ingress" and "8265" in json.dumps(spec):
-        yield Problem(name, f"{name} opens the dashboard to the world: take port 8265 out of it.")
-
-
-def _same_ray(spec: Mapping[str, Any], pods: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
-    here = _installed("ray")
-    said = {"rayVersion": str(spec.get("rayVersion") or "")}
-    for name, group in pods.items():
-        image = str((_container(group) or {}).get("image") or "")
-        tag = re.search(r":v?(\d+\.\d+\.\d+)", image) if "ray" in image else None
-        if tag:
-            said[f"{name}: image {image}"] = tag[1]
-    if not said["rayVersion"]:
-        yield Problem(
-            "rayVersion", "rayVersion is missing: state the Ray of the images, which token authentication needs."
-        )
-    for where, got in said.items():
-        if got and here is not None and got != here:
-            yield Problem(where.partition(":")[0], f"{where} has Ray {got}, but here is {here}.")
 
 
 # --- Ray's own word --------------------------------------------------------------------------------------------------

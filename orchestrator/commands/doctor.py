@@ -86,7 +86,10 @@ def _print_kinds(path: str) -> None:
     try:
         file = read_cluster_file(path)
     except UserError as error:  # sound for Ray, which finds out by itself what its hosts have
-        print(f"{path} is sound. {error}")
+        what = str(error).removeprefix(f"{path}: ")
+        print(
+            f"{path} is sound. {what[:1].upper()}{what[1:]}" if what.startswith("the ") else f"{path} is sound. {what}"
+        )
         return
     table = Table(box=box.SIMPLE_HEAD, title=f"{path}: sound", title_justify="left")
     for name in ("nodes", "how many", "each has", "$ an hour"):

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from orchestrator.__main__ import main
-from orchestrator.cluster_checks import PLACEHOLDER, problems
+from orchestrator.cluster_checks import problems
 from orchestrator.cluster_file import quantity, ray_start_flags, read_cluster_file, read_documents
+from orchestrator.cluster_values import PLACEHOLDER
 from orchestrator.errors import InvalidValue
 from orchestrator.instance_types import instance_type
 
@@ -28,6 +29,8 @@ VALUES = {
     "FILL-IN-KEY": "~/.ssh/cluster",
 }
 """What a user writes; the others may be any name."""
+OF_FILE = {"clusters/gcp.yaml": {"FILL-IN-SERVICE-ACCOUNT": "sweeps@studies.iam.gserviceaccount.com"}}
+"""What the same placeholder means in one of the files."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +49,8 @@ def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def filled(name: str) -> str:
     """The text of a shipped file with its placeholders filled in."""
-    return PLACEHOLDER.sub(lambda m: VALUES.get(m[0], m[0].removeprefix("FILL-IN-").lower()), FILES[name].read_text())
+    values = VALUES | OF_FILE.get(name, {})
+    return PLACEHOLDER.sub(lambda m: values.get(m[0], m[0].removeprefix("FILL-IN-").lower()), FILES[name].read_text())
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -62,8 +66,9 @@ def test_a_shipped_file_lacks_what_the_user_must_fill_in_and_nothing_else(name: 
     found = problems(FILES[name])
     assert {p.place for p in found} == wanted and len(wanted) >= 3
     for problem in found:
-        number = int(re.match(r"Line (\d+):", problem.sentence)[1])
-        assert problem.place in FILES[name].read_text().splitlines()[number - 1]
+        where = re.match(r"Lines? ([\d, and]+):", problem.sentence)[1]
+        for number in re.findall(r"\d+", where):
+            assert problem.place in FILES[name].read_text().splitlines()[int(number) - 1]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -186,6 +191,16 @@ def swap(old: str, new: str) -> Damage:
     return damage
 
 
+def dedented(first: str, last: str) -> Damage:
+    """The lines between two words two columns to the left."""
+
+    def damage(text: str) -> str:
+        start, end = text.index(f"  {first}"), text.index(f"\n{last}")
+        return text[:start] + re.sub("^  ", "", text[start:end], flags=re.MULTILINE) + text[end:]
+
+    return damage
+
+
 AWS = [
     (swap("InstanceType: g5", "InstanceTyp: g5"), "gpu-on-demand.*InstanceTyp is not known.*'InstanceType'"),
     (swap("InstanceType: g5.xlarge", "InstanceType: g5.xlrage"), "must not be 'g5.xlrage'.*'g5.xlarge'"),
@@ -228,6 +243,18 @@ AWS = [
     (lambda text: "- 1\n- 2\n", "is no cluster file"),
     (lambda text: "a: 1\n", "neither `provider` nor a RayCluster"),
     (lambda text: text[: text.index("head_start_ray")], "head_start_ray_commands is missing: .* no token"),
+    (swap("/studies' > ~/c", "/studies > ~/c"), "setup_commands has a command .*export .*the quote ' is not closed"),
+    (swap("unset OMP_NUM_THREADS; export", "unset (; export"), "worker_start_ray_commands has .*is no valid shell"),
+    (swap("us-east-1", "us-eest-1"), "region must be a region of AWS such as .*us-east-1 or .*, not 'us-eest-1'"),
+    (swap("&region us-east-1", "&region us-east-1a"), "provider.region is the zone 'us-east-1a': write"),
+    (swap("*region #", "*region\n  availability_zone: us-west-2a #"), "'us-west-2a' is not of the region us-east-1"),
+    (swap("ami-0123456789abcdef0", "ubuntu-22.04"), "ImageId must be the id of an image.*not 'ubuntu-22.04'"),
+    (swap("max_workers: 8 #", "max_workers: 0 #"), "max_workers is 0.*how many"),
+    (swap("s3://bucket", "s3://My_Bucket"), "s3://My_Bucket/studies' cannot be: no bucket is named 'My_Bucket'"),
+    (swap("s3://bucket", "gs://bucket"), r"The store is gs://.*write '.\[gcs,cluster,search\]'"),
+    (swap("market-type: spot", "market-type: spto"), "gpu-spot: the label ray.io/market-type must be spot or on-"),
+    (swap('"0.45"', '"0,45"'), "gpu-spot: the label dollars-per-hour must be a price"),
+    (dedented("gpu-spot:", "head_node_type"), "gpu-spot looks like a node type: indent it"),
     (swap("g5.xlarge", "g4ad.xlarge"), "'g4ad.xlarge', which is not known here, .*resources: {CPU: 8, GPU: 1}"),
 ]  # fmt: skip
 
@@ -238,6 +265,12 @@ GCP = [
     (swap("preemptible: true", "preemptible: 3"), "scheduling.preemptible must be true or false"),
     (swap("serviceAccounts:", "serviceAcounts:"), "serviceAcounts is not known to Compute Engine.*'serviceAccounts'"),
     (swap("  project_id: *project", ""), "provider.project_id is missing: gcp needs it"),
+    (swap("g2-standard", "g2-standart"), "machineType 'g2-standart-4' is no type .*'g2-standard-4'"),
+    (swap("g2-standard-4", "g5.xlarge"), "machineType 'g5.xlarge' is no type of machine: write one such"),
+    (swap("zone: us-central1-a", "zone: us-east1-b"), "availability_zone must be a zone of us-central1,.*us-east1-b"),
+    (swap("region: us-central1", "region: us-central1-a"), "provider.region is the zone 'us-central1-a'"),
+    (swap("sweeps@studies.iam.gserviceaccount.com", "sweeps"), "gpu-spot: .*email must be an address .* not 'sweeps'"),
+    (swap("gs://bucket", "s3://bucket"), r"The store is s3://.*write '.\[s3,gcp,cluster,search\]'"),
     (swap("CPU: 4, GPU: 1,", "CPU: 4,"), "gpu-spot: resources does not state the GPUs"),
     (swap("resources: {CPU: 4, GPU: 1, \"accelerator_type:L4\": 1, memory: 12000000000}", "resources: {GPU: 1}"),
      "the node type 'gpu-on-demand' does not state what a node has"),
@@ -245,10 +278,10 @@ GCP = [
 
 KUBERAY = [
     (swap("rayStartParams: {}", "rayStartParam: {}"), r"workerGroupSpecs\[0\].rayStartParam is not known"),
-    (swap("      mode: token", "      mode: disabled"), "gpu-spot: no token is asked for.*authOptions"),
+    (swap("      mode: token", "      mode: disabled"), "gpu-spot.*: no token is asked for.*authOptions"),
     (swap("rayVersion: 2.60.0", "rayVersion: 2.9.3"), "rayVersion has Ray 2.9.3, but here is"),
     (swap("    headGroupSpec:\n", "    headGroupSpec:\n      serviceType: LoadBalancer\n"), "the dashboard is open"),
-    (swap("serviceAccountName: service-account", "dnsPolicy: Default"), "gpu-spot: the pods have no rights"),
+    (swap("serviceAccountName: service-account", "dnsPolicy: Default"), "gpu-spot.*: the pods have no rights"),
     (swap("name: ORCHESTRATOR_STORE", "name: STORE"), "headgroup: env does not state ORCHESTRATOR_STORE"),
     (swap("maxReplicas: 4", "maxReplicas: four"), "maxReplicas must be a whole number, not 'four'"),
     (swap("minReplicas: 0", "minReplicas: 9"), r"gpu-spot: minReplicas \(9\) is larger than maxReplicas \(8\)"),
@@ -263,6 +296,14 @@ KUBERAY = [
 ONPREM = [
     (swap("RAY_enable_autoscaler_v2=0", ""), "must export RAY_enable_autoscaler_v2=0: .* adds no SSH hosts"),
     (swap("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "opens the dashboard to the network"),
+    (swap("[worker]", "[worker, head]"), "provider.worker_ips names the head 'head' too"),
+    (swap("[worker]", "[a, b, a]"), "provider.worker_ips names 'a' twice"),
+    (swap("[worker]", "[10.0.0.2 10.0.0.3]"), "comma is missing: write 10.0.0.2, 10.0.0.3"),
+    (swap("[worker]", "[]"), "provider.worker_ips is empty.*name the hosts"),
+    (swap("[worker]", "[me@10.0.0.2]"), "holds 'me@10.0.0.2': write 10.0.0.2; .*auth.ssh_user"),
+    (swap("&head head", "&head 10.0.0.1:22"), "provider.head_ip holds '10.0.0.1:22': write 10.0.0.1;"),
+    (swap("[worker]", "[10.0.0.256]"), "'10.0.0.256', which is neither an address nor a name"),
+    (swap("s3://bucket/studies", "studies"), "The store 'studies' is relative"),
     (swap("  ssh_user: *user\n", "  sshuser: *user\n"), "auth.sshuser is not known to Ray"),
 ]
 
