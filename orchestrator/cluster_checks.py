@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from .cloud_keys import aws_complaints, gcp_complaints, provider_complaints
-from .cluster_file import provider_of, ray_cluster, ray_start_flags, read_cluster_file, read_documents
+from .cluster_file import provider_of, ray_start_flags, read_cluster_file
 from .cluster_problem import Problem, installed, label_problems, said
 from .cluster_values import (
     PLACEHOLDER,
@@ -33,6 +33,7 @@ from .cluster_values import (
     store_complaints,
     stores_of,
 )
+from .cluster_yaml import forgotten, ray_cluster, read_documents
 from .errors import InvalidValue, nearest
 from .kuberay_checks import kuberay_problems
 
@@ -49,6 +50,9 @@ def problems(path: str | Path) -> list[Problem]:
     except InvalidValue as error:
         return [Problem("", str(error))]
     found = [*_unfilled(path, documents)]
+    found += _forgotten(path)
+    if any(not PLACEHOLDER.search(problem.place) for problem in found):
+        return found
     cluster = ray_cluster(documents)
     found += kuberay_problems(documents, cluster) if cluster is not None else _of_ray_up(documents[0])
     if not any(not PLACEHOLDER.search(problem.place) for problem in found):
@@ -90,6 +94,13 @@ def _unfilled(path: Path, documents: Sequence[Any]) -> Iterator[Problem]:
         yield Problem(name, f"{where}: {name} is still to be filled in.")
 
 
+def _forgotten(path: Path) -> Iterator[Problem]:
+    """Values that were forgotten: whatever else is wrong may follow from them."""
+    for place, line, shared in forgotten(path.read_text(encoding="utf-8")):
+        taken = ", and other places take it from there" if shared else ""
+        yield Problem(place, f"Line {line}: {place} is empty{taken}: write its value, or take the line out.")
+
+
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -119,13 +130,12 @@ def _of_ray_up(config: Mapping[str, Any]) -> Iterator[Problem]:
     yield from broken
     if broken:
         return
-    for key in _STARTS.values():
-        if key not in config:
-            yield Problem(
-                key, f"{key} is missing: Ray's own asks for no token, and opens the dashboard to the network."
-            )
+    missing = [key for key in _STARTS.values() if key not in config]
+    for key in missing:
+        yield Problem(key, f"{key} is missing: Ray's own asks for no token, and opens the dashboard to the network.")
     whole = {**_defaults(provider_of(config)), **config}
-    checks: list[Callable[[Mapping[str, Any]], Iterator[Problem]]] = [_node_types, _starts, _token, _dashboard]
+    checks: list[Callable[[Mapping[str, Any]], Iterator[Problem]]] = [_node_types]
+    checks += [] if missing else [_starts, _token, _dashboard]
     checks += [_commands, _hosts, _packages, _mounts, _key, _rights]
     for check in checks:
         yield from check(whole)

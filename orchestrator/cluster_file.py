@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from .cluster_yaml import ray_cluster, read_documents
 from .errors import InvalidValue
 from .instance_types import instance_type
 from .slots import NodeKind
@@ -73,61 +74,6 @@ def provider_of(config: Mapping[str, Any]) -> str:
     """`provider: type`; "" where there is none."""
     provider = config.get("provider")
     return str(provider.get("type") or "") if isinstance(provider, Mapping) else ""
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def read_documents(path: Path) -> list[dict[str, Any]]:
-    """The YAML documents of a file, at least one.
-
-    Raises:
-        InvalidValue: there is no such file, it is no YAML, names a key twice, or is no cluster file at all.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidValue(f"The cluster file {str(path)!r} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InvalidValue(f"The cluster file {str(path)!r} is not text in UTF-8.") from None
-    try:
-        found = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InvalidValue(f"{path} is no valid YAML{where}: {what}.") from None
-    if not found or not all(isinstance(document, dict) for document in found):
-        raise InvalidValue(f"{path} is no cluster file: it must hold a mapping with `provider`, or RayCluster objects.")
-    if "provider" not in found[0] and ray_cluster(found) is None:
-        raise InvalidValue(f"{path} is no cluster file: it has neither `provider` nor a RayCluster with a head group.")
-    return found
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as Ray reads it, except that a key named twice is an error, where the first would silently be lost."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {name!r} stands there twice", problem_mark=key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def ray_cluster(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The first RayCluster of a manifest, that of a RayJob included: {"metadata": …, "spec": …}."""
-    for document in documents:
-        spec = document.get("spec")
-        if document.get("kind") == "RayJob" and isinstance(spec, dict):
-            spec = spec.get("rayClusterSpec")
-        if document.get("kind") in ("RayCluster", "RayJob") and isinstance(spec, dict) and "headGroupSpec" in spec:
-            return {"metadata": document.get("metadata") or {}, "spec": spec}
-    return None
 
 
 # --- kinds of node ---------------------------------------------------------------------------------------------------

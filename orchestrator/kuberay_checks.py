@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .cloud_keys import kuberay_complaints
+from .cluster_file import quantity
 from .cluster_problem import Problem, installed, label_problems, said
+from .cluster_values import PLACEHOLDER, store_complaint
+from .errors import InvalidValue
 
 
 def kuberay_problems(documents: Sequence[Mapping[str, Any]], cluster: Mapping[str, Any]) -> Iterator[Problem]:
@@ -53,6 +56,9 @@ def kuberay_problems(documents: Sequence[Mapping[str, Any]], cluster: Mapping[st
             )
         if "ORCHESTRATOR_STORE" not in env and name == "headgroup":
             yield Problem(name, f"{name}: env does not state ORCHESTRATOR_STORE, the place that all nodes reach.")
+        yield from _store(name, group, container, (env.get("ORCHESTRATOR_STORE") or {}).get("value"))
+        yield from _names(name, group)
+        yield from _quantities(name, group, container)
         if not (
             group["template"]["spec"].get("serviceAccountName")
             or "AWS_ACCESS_KEY_ID" in env
@@ -74,6 +80,48 @@ def _container(group: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return container if isinstance(container, Mapping) else None
 
 
+def _store(name: str, group: Mapping[str, Any], container: Mapping[str, Any], store: Any) -> Iterator[Problem]:
+    """A store that ends with the pod."""
+    if store is None or PLACEHOLDER.search(str(store)):
+        return
+    fault = store_complaint(str(store))
+    if fault is None and str(store).startswith(("/", "~")):
+        volumes = {v.get("name"): v for v in group["template"]["spec"].get("volumes") or [] if isinstance(v, Mapping)}
+        mounts = [m for m in container.get("volumeMounts") or [] if isinstance(m, Mapping)]
+        below = [m for m in mounts if f"{store}/".startswith(f"{str(m.get('mountPath')).rstrip('/')}/")]
+        if not any("emptyDir" not in volumes.get(m.get("name"), {}) for m in below):
+            fault = "is a folder of the pod, and results go with it: write s3://bucket/prefix, or mount a shared volume"
+    elif fault is not None and "relative" in fault:
+        fault = "is a folder of the pod, and results go with it: write s3://bucket/prefix or gs://bucket/prefix"
+    if fault is not None:
+        yield Problem(name, f"{name}: ORCHESTRATOR_STORE {str(store)!r} {fault}.")
+
+
+def _names(name: str, group: Mapping[str, Any]) -> Iterator[Problem]:
+    """Names that Kubernetes refuses."""
+    containers = [c for c in group["template"]["spec"].get("containers") or [] if isinstance(c, Mapping)]
+    names = [("the container's name", c.get("name")) for c in containers] + [("groupName", group.get("groupName"))]
+    for what, found in names:
+        if found is not None and not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", str(found)):
+            valid = re.sub(r"[^a-z0-9]+", "-", str(found).lower()).strip("-")
+            close = f": write {valid}" if valid else ""
+            yield Problem(
+                name, f"{name}: {what} must be of lower-case letters, digits and '-', which {found!r} is not{close}."
+            )
+
+
+def _quantities(name: str, group: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[Problem]:
+    asked = container.get("resources")
+    asked = asked if isinstance(asked, Mapping) else {}
+    places = {f"the container's resources.{key}": asked.get(key) for key in ("limits", "requests")}
+    for place, amounts in {**places, "resources": group.get("resources")}.items():
+        for resource, amount in (amounts if isinstance(amounts, Mapping) else {}).items():
+            try:
+                quantity(amount)
+            except InvalidValue as error:
+                yield Problem(name, f"{name}: {place}.{resource}: {error}")
+
+
 def _exposed_by(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Services and ingresses beside the cluster that open the dashboard."""
     spec = document.get("spec") or {}
@@ -88,16 +136,22 @@ def _exposed_by(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _same_ray(spec: Mapping[str, Any], pods: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     here = installed("ray")
-    said = {"rayVersion": str(spec.get("rayVersion") or "")}
+    stated = {"rayVersion": str(spec.get("rayVersion") or "")}
     for name, group in pods.items():
         image = str((_container(group) or {}).get("image") or "")
-        tag = re.search(r":v?(\d+\.\d+\.\d+)", image) if "ray" in image else None
-        if tag:
-            said[f"{name}: image {image}"] = tag[1]
-    if not said["rayVersion"]:
+        tag = re.search(r":v?(\d+\.\d+\.\d+)[^/]*$", image)
+        if tag and "ray" not in image:  # a number of one's own, unless it can be Ray's
+            ours = stated["rayVersion"]
+            if tag[1] != ours and tag[1].partition(".")[0] == ours.partition(".")[0]:
+                yield Problem(
+                    name, f"{name}: image {image} is tagged {tag[1]}, but rayVersion is {ours}: name one Ray in both."
+                )
+        elif tag:
+            stated[f"{name}: image {image}"] = tag[1]
+    if not stated["rayVersion"]:
         yield Problem(
             "rayVersion", "rayVersion is missing: state the Ray of the images, which token authentication needs."
         )
-    for where, got in said.items():
+    for where, got in stated.items():
         if got and here is not None and got != here:
             yield Problem(where.partition(":")[0], f"{where} has Ray {got}, but here is {here}.")
