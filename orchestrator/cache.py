@@ -48,6 +48,16 @@ RESERVE = 1_000_000_000
 STILL = 60.0
 """Seconds without progress after which one who fetches is not waited for any more, whatever the patience."""
 
+LOW = 0.95
+"""Once the bound is passed, entries go until so much of it is left in use."""
+
+GRANT = 256
+"""What a process takes in until it looks at all entries again: this part of the room that was left. Together the
+processes of a node may pass the bound by a few such parts until one looks."""
+
+_granted: dict[Path, int] = {}
+"""Bytes that this process may still take in, by folder."""
+
 BLOCK = 4096
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -149,7 +159,7 @@ class Cache:
                 shutil.rmtree(part, ignore_errors=True)
                 os.rename(folder, part)
                 taken.append((name, files))
-            if taken:
+            if taken and not self._is_granted(sum(room_of(name) for name, _ in taken)):
                 self._make_room(0)
             for name, files in taken:
                 self._complete(name, files)
@@ -228,23 +238,31 @@ class Cache:
             total = sum(entries.values()) + sum(_sized(self._parts).values())
             crowded = self.folder / "crowded"
 
-            def is_enough() -> bool:
+            def is_enough(bound: int = bound) -> bool:
                 return total <= bound and went >= at_least and self._lacking(wanted) <= 0
 
             if not is_enough():
+                low = int(LOW * bound)  # or every entry from now on would need a look at all
                 # First, so that one who lets go of an entry after it was found in use will look again.
                 crowded.touch()
                 self._drop_stale_parts()
                 total = sum(entries.values()) + sum(_sized(self._parts).values())
                 for name in sorted(entries, key=lambda name: (entries[name] <= bound, self._last_use(name))):
-                    if is_enough():
+                    if is_enough(low):
                         break
                     if self._evict(name):
                         went += 1
                         total -= entries[name]
             if total <= bound:
                 crowded.unlink(missing_ok=True)
+            _granted[self.folder] = max(bound - total, 0) // GRANT
             return went
+
+    def _is_granted(self, size: int) -> bool:
+        """Whether so many bytes may come without a look at all entries, which takes longer the more there are."""
+        left = _granted.get(self.folder, 0) - size
+        _granted[self.folder] = max(left, 0)
+        return left >= 0 and self._lacking(0) <= 0
 
     def _lacking(self, wanted: int) -> int:
         """Bytes that the disk lacks, if so many are to be written."""
