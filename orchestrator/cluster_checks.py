@@ -21,7 +21,7 @@ import yaml
 
 from .cloud_keys import aws_complaints, gcp_complaints, provider_complaints
 from .cluster_file import provider_of, ray_start_flags, read_cluster_file
-from .cluster_problem import Problem, installed, label_problems, said
+from .cluster_problem import Problem, installed, label_problems, said, states
 from .cluster_values import (
     PLACEHOLDER,
     aws_place_complaints,
@@ -30,6 +30,8 @@ from .cluster_values import (
     gcp_place_complaints,
     gcp_value_complaints,
     host_complaints,
+    scheme_of,
+    store_complaint,
     store_complaints,
     stores_of,
 )
@@ -61,7 +63,7 @@ def problems(path: str | Path) -> list[Problem]:
         try:
             read_cluster_file(path)
         except InvalidValue as error:
-            found.append(Problem("", str(error)))
+            found.append(Problem("", str(error).removeprefix(f"{path}: ")))
     return _together(found)
 
 
@@ -97,8 +99,9 @@ def _unfilled(path: Path, documents: Sequence[Any]) -> Iterator[Problem]:
 def _forgotten(path: Path) -> Iterator[Problem]:
     """Values that were forgotten: whatever else is wrong may follow from them."""
     for place, line, shared in forgotten(path.read_text(encoding="utf-8")):
+        remedy = "write its value" if shared else "write its value, or take the line out where none is needed"
         taken = ", and other places take it from there" if shared else ""
-        yield Problem(place, f"Line {line}: {place} is empty{taken}: write its value, or take the line out.")
+        yield Problem(place, f"Line {line}: {place} is empty{taken}: {remedy}.")
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -174,7 +177,8 @@ def _against_ray_schema(config: Mapping[str, Any]) -> Iterator[Problem]:
         elif error.validator == "type":
             wanted = {"integer": "a whole number", "object": "a mapping", "array": "a list", "string": "text"}
             kind = wanted.get(str(error.validator_value), error.validator_value)
-            yield Problem(place, f"{where} must be {kind}, not {error.instance!r}.")
+            listed = f": write [{error.instance}]" if kind == "a list" and isinstance(error.instance, str) else ""
+            yield Problem(place, f"{where} must be {kind}, not {error.instance!r}{listed}.")
         else:
             yield Problem(place, f"{where} is not valid: {error.message}.")
 
@@ -234,7 +238,7 @@ def _node_config(provider: str, name: str, kind: Mapping[str, Any], config: Mapp
     values = {"aws": aws_value_complaints, "gcp": gcp_value_complaints}[provider]
     yield from said(name, values(node_config), f"{name}: node_config")
     if provider == "aws":
-        if "InstanceType" not in node_config and "LaunchTemplate" not in node_config:
+        if not states(node_config, "InstanceType") and "LaunchTemplate" not in node_config:
             yield Problem(name, f"{name}: node_config does not state an InstanceType, such as g5.xlarge.")
         if (config.get("auth") or {}).get("ssh_private_key") and not {"KeyName", "UserData"} & set(node_config):
             yield Problem(name, f"{name}: node_config needs the KeyName of auth.ssh_private_key, or nobody can log in.")
@@ -416,12 +420,16 @@ def _rights(config: Mapping[str, Any]) -> Iterator[Problem]:
     provider = provider_of(config)
     if provider not in ("aws", "gcp"):
         return
-    schemes = {store.partition("://")[0] for store in stores_of(config) if "://" in store}
-    if not schemes:
+    stores = stores_of(config)
+    schemes = {scheme for scheme in map(scheme_of, stores) if scheme}
+    if not schemes and not any(map(store_complaint, stores)):
         of = {"aws": "s3", "gcp": "gs"}[provider]
         yield Problem(
             "setup_commands",
-            f"No command exports ORCHESTRATOR_STORE={of}://bucket/prefix: results need a place that all nodes reach.",
+            f"The store {stores[0]!r} is a folder of each node, and goes with it: write {of}://bucket/prefix."
+            if stores
+            else f"No command exports ORCHESTRATOR_STORE={of}://bucket/prefix: "
+            f"results need a place that all nodes reach.",
         )
     types = config.get("available_node_types") or {}
     if provider == "aws" and "s3" in schemes:
@@ -445,7 +453,7 @@ def _rights(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _has(kind: Mapping[str, Any], *keys: str) -> bool:
-    return any(kind["node_config"].get(key) for key in keys)
+    return any(states(kind["node_config"], key) for key in keys)
 
 
 # --- Ray's own word --------------------------------------------------------------------------------------------------

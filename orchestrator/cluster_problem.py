@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ def label_problems(name: str, found: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(name, f"{name}: the label {key} {fault}.")
     if PRICE in found and not re.fullmatch(r"\d+(\.\d+)?", str(found[PRICE])):
         yield Problem(name, f'{name}: the label {PRICE} must be a price such as "1.01", not {found[PRICE]!r}.')
+
+
+def states(found: Mapping[str, Any], key: str) -> bool:
+    """Whether a mapping holds a key, be it misspelt: that it is not known has been said."""
+    return bool(found.get(key) or difflib.get_close_matches(key, map(str, found), n=1, cutoff=0.85))
 
 
 def installed(package: str) -> str | None:

@@ -28,6 +28,8 @@ COMMANDS = (
     "worker_start_ray_commands",
 )
 _STORE = re.compile(r"ORCHESTRATOR_STORE=['\"]?([^\s'\";]*)")
+_OTHER_SCHEMES = {"abfs", "abfss", "file", "hdfs", "viewfs"}
+"""Of stores that are not checked."""
 _EXTRAS = {"s3": "s3", "gs": "gcs"}
 """By scheme of a store, the extra of the project that its nodes need."""
 
@@ -73,7 +75,9 @@ def shell_fault(command: str) -> str | None:
     if quote := re.search(r"looking for matching .(.)'", said):
         return f"the quote {quote[1]} is not closed" if quote[1] in "'\"`" else f"{quote[1]} is missing"
     if token := re.search(r"near unexpected token .(.+)'", said):
-        return f"{token[1]} cannot stand where it does" if token[1] != "newline" else "something is missing at its end"
+        return (
+            f"{token[1]!r} cannot stand where it does" if token[1] != "newline" else "something is missing at its end"
+        )
     return (
         "it is not finished" if "end of file" in said else said.splitlines()[0].partition("line ")[2] or "see bash -n"
     )
@@ -85,22 +89,33 @@ def shell_fault(command: str) -> str | None:
 def stores_of(config: Mapping[str, Any]) -> list[str]:
     """What the commands export as ORCHESTRATOR_STORE."""
     texts = [str(command) for key in COMMANDS for command in config.get(key) or []]
+    docker = config.get("docker") or {}
+    texts += [str(option) for key in docker if str(key).endswith("run_options") for option in docker[key] or []]
     return list(dict.fromkeys(store for text in texts for store in _STORE.findall(text)))
+
+
+def scheme_of(store: str) -> str:
+    """The scheme of a store, "s3" or "gs" for example, as it is usually written; "" of a folder."""
+    scheme, colon, _ = store.partition("://")
+    return {"gcs": "gs"}.get(scheme.lower(), scheme.lower()) if colon else ""
 
 
 def store_complaint(store: str) -> str | None:
     """Why no store can be at an address, after its words; None where one can."""
     if PLACEHOLDER.search(store) or "$" in store:
         return None
-    scheme, colon, rest = store.partition("://")
+    _, colon, rest = store.partition("://")
     if not colon:
         if store.startswith(("/", "~")):
             return None
+        if found := re.fullmatch(r"(s3|gs):/*(.+)", store):
+            return f"has not two slashes: write {found[1]}://{found[2]}"
         return (
             "is relative, so every node would have its own: write s3://bucket/prefix or a folder that all nodes share"
         )
+    scheme = scheme_of(store)
     if scheme not in ("s3", "gs"):
-        return None
+        return None if scheme in _OTHER_SCHEMES else f"is of no known kind: write s3://{rest} or gs://{rest}"
     bucket = rest.split("/")[0].split("?")[0]
     allowed = "a-z0-9._-" if scheme == "gs" else "a-z0-9.-"
     if re.fullmatch(rf"[a-z0-9][{allowed}]{{1,61}}[a-z0-9]", bucket):
@@ -119,7 +134,7 @@ def store_complaints(config: Mapping[str, Any]) -> Iterator[str]:
     texts = [str(command) for key in COMMANDS for command in config.get(key) or []]
     extras = [extra for text in texts for extra in re.findall(r"\.\[([\w, -]+)\]", text)]
     installed = {name.strip() for extra in extras for name in extra.split(",")}
-    for scheme in dict.fromkeys(store.partition("://")[0] for store in found if "://" in store):
+    for scheme in dict.fromkeys(map(scheme_of, found)):
         wanted = _EXTRAS.get(scheme)
         if extras and wanted and wanted not in installed:
             others = ",".join(wanted if name in _EXTRAS.values() else name for name in extras[0].split(","))
@@ -153,7 +168,7 @@ def aws_place_complaints(provider: Mapping[str, Any]) -> Complaints:
             yield "region", f"is the zone {region!r}: write region: {one} and, if you like, availability_zone: {region}"
         else:
             close = difflib.get_close_matches(str(region), regions, n=3) or ["us-east-1"]
-            yield "region", f"must be a region of AWS such as {' or '.join(sorted(close))}, not {region!r}"
+            yield "region", f"must be a region of AWS such as {', '.join(sorted(close))}, not {region!r}"
         return
     for zone in filter(None, str(provider.get("availability_zone") or "").replace(" ", "").split(",")):
         if not zone.startswith(str(region)):

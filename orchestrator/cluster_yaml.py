@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def _kinds_found(documents: Sequence[Mapping[str, Any]]) -> str:
     if kinds:
         close = next((n for kind in kinds if (n := nearest(kind, KINDS))), "")
         return f"it holds a {', a '.join(kinds)}, where a RayJob or RayCluster is wanted{close}"
-    return "it has neither `provider` nor a RayCluster with a head group"
+    close = difflib.get_close_matches("provider", map(str, documents[0]), n=1, cutoff=0.8)
+    meant = f"; {close[0]!r} may be meant for `provider`" if close else ""
+    return f"it has neither `provider` nor a RayCluster with a head group{meant}"
 
 
 def _other_file(path: Path, text: str) -> str | None:
@@ -133,6 +136,8 @@ def _plainly(error: yaml.YAMLError, text: str) -> str:
     elif "expected <block end>" in what:
         quoted = "'<scalar>'" in what
         what = "text follows a closed quote" if quoted else "the indentation does not fit that of the lines above"
+    elif "sequence entries are not allowed" in what:
+        what = "an item `- …` where no list can begin: write the list as [a, b], or each item in a line of its own"
     elif "could not find expected ':'" in what:
         what = "a colon is missing after a key"
     elif "'\\t'" in what:
@@ -170,7 +175,8 @@ def forgotten(text: str) -> Iterator[tuple[str, int, bool]]:
     nodes: dict[int, yaml.Node] = {}
     whole = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
     for node in whole:
-        for path, inside in _walk(node, ""):
+        kubernetes = isinstance(node, yaml.MappingNode) and any(key.value == "kind" for key, _ in node.value)
+        for path, inside in _walk(node, "", _MAY_BE_EMPTY if kubernetes else ()):
             places.setdefault(id(inside), []).append(path)
             nodes[id(inside)] = inside
     for key, node in nodes.items():
@@ -178,14 +184,14 @@ def forgotten(text: str) -> Iterator[tuple[str, int, bool]]:
             yield places[key][0], node.start_mark.line + 1, len(set(places[key])) > 1
 
 
-def _walk(node: yaml.Node, path: str) -> Iterator[tuple[str, yaml.Node]]:
+def _walk(node: yaml.Node, path: str, may_be_empty: Collection[str]) -> Iterator[tuple[str, yaml.Node]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge" or (str(key.value) in _MAY_BE_EMPTY and not value.value):
+            if key.tag == "tag:yaml.org,2002:merge" or (str(key.value) in may_be_empty and not value.value):
                 continue
-            yield from _walk(value, f"{path}.{key.value}" if path else str(key.value))
+            yield from _walk(value, f"{path}.{key.value}" if path else str(key.value), may_be_empty)
     elif isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            yield from _walk(item, f"{path}[{i}]")
+            yield from _walk(item, f"{path}[{i}]", may_be_empty)
     else:
         yield path, node

@@ -9,7 +9,7 @@ from typing import Any
 
 from .cloud_keys import kuberay_complaints
 from .cluster_file import quantity
-from .cluster_problem import Problem, installed, label_problems, said
+from .cluster_problem import Problem, installed, label_problems, said, states
 from .cluster_values import PLACEHOLDER, store_complaint
 from .errors import InvalidValue
 
@@ -22,7 +22,7 @@ def kuberay_problems(documents: Sequence[Mapping[str, Any]], cluster: Mapping[st
             if document.get("apiVersion") != "ray.io/v1":
                 yield Problem(str(kind), f"{kind}: apiVersion must be ray.io/v1, not {document.get('apiVersion')!r}.")
             yield from said(str(kind), kuberay_complaints(document.get("spec"), str(kind)), str(kind))
-        if kind == "RayJob" and not (document.get("spec") or {}).get("entrypoint"):
+        if kind == "RayJob" and not states(document.get("spec") or {}, "entrypoint"):
             yield Problem("RayJob", "RayJob: spec.entrypoint is missing: name the command, such as a sweep.")
         yield from _exposed_by(document)
     spec = cluster["spec"]

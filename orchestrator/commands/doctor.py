@@ -86,10 +86,7 @@ def _print_kinds(path: str) -> None:
     try:
         file = read_cluster_file(path)
     except UserError as error:  # sound for Ray, which finds out by itself what its hosts have
-        what = str(error).removeprefix(f"{path}: ")
-        print(
-            f"{path} is sound. {what[:1].upper()}{what[1:]}" if what.startswith("the ") else f"{path} is sound. {what}"
-        )
+        print(f"{path} is sound. {str(error).removeprefix(f'{path}: ')}")
         return
     table = Table(box=box.SIMPLE_HEAD, title=f"{path}: sound", title_justify="left")
     for name in ("nodes", "how many", "each has", "$ an hour"):

@@ -134,7 +134,8 @@ def test_hosts_that_state_nothing_are_sound_but_no_ground_for_a_plan(
     with pytest.raises(InvalidValue, match=r"worker_start_ray_commands .* --num-cpus"):
         read_cluster_file(path)
     assert main(["doctor", str(path)]) == 0
-    assert "--num-cpus" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "--num-cpus" in out and out.count(str(path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ AWS = [
     (lambda text: text[: text.index("head_start_ray")], "head_start_ray_commands is missing: .* no token"),
     (swap("/studies' > ~/c", "/studies > ~/c"), "setup_commands has a command .*export .*the quote ' is not closed"),
     (swap("unset OMP_NUM_THREADS; export", "unset (; export"), "worker_start_ray_commands has .*is no valid shell"),
-    (swap("us-east-1", "us-eest-1"), "region must be a region of AWS such as .*us-east-1 or .*, not 'us-eest-1'"),
+    (swap("us-east-1", "us-eest-1"), "region must be a region of AWS such as .*us-east-1, .*, not 'us-eest-1'"),
     (swap("&region us-east-1", "&region us-east-1a"), "provider.region is the zone 'us-east-1a': write"),
     (swap("*region #", "*region\n  availability_zone: us-west-2a #"), "'us-west-2a' is not of the region us-east-1"),
     (swap("ami-0123456789abcdef0", "ubuntu-22.04"), "ImageId must be the id of an image.*not 'ubuntu-22.04'"),
@@ -259,6 +260,11 @@ AWS = [
     (swap("max_workers: 8 #", "max_workers: #"), "Line 26: max_workers is empty: write its value"),
     (swap("&image ami-0123456789abcdef0", "&image"), "^Line 16: metadata.image is empty, and other places take it"),
     (swap('"0.45"', '"0.45'), "line 62: a quote is opened there and not closed"),
+    (swap("provider:\n", "providr:\n"), "no cluster file: .*'providr' may be meant for `provider`"),
+    (swap("    resources: {CPU: 0} #", "    resources: #"), "Line 31: available_node_types.head.resources is empty"),
+    (swap("s3://bucket", "s3:/bucket"), "The store 's3:/bucket/studies' has not two slashes: write s3://bucket/st"),
+    (swap("s3://bucket", "s4://bucket"), "The store 's4://bucket/studies' is of no known kind: write s3://bucket/stud"),
+    (swap("s3://bucket", "/mnt"), "The store '/mnt/studies' is a folder of each node"),
     (swap("[__pycache__", "['__pycache__"), "line 85: a quote is opened there and not closed"),
     (swap("  gpu-spot:\n", "  gpu-spot\n"), "line 59 .*perhaps for want of a colon"),
     (swap("      ImageId", "     ImageId"), "line 36 .or just before it.: the indentation does not fit"),
@@ -322,6 +328,8 @@ ONPREM = [
     (swap("RAY_enable_autoscaler_v2=0", ""), "must export RAY_enable_autoscaler_v2=0: .* adds no SSH hosts"),
     (swap("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "opens the dashboard to the network"),
     (swap("[worker]", "[worker, head]"), "provider.worker_ips names the head 'head' too"),
+    (swap("[worker]", "worker"), r"provider.worker_ips must be a list, not 'worker': write \[worker\]"),
+    (swap("[worker]", "- worker"), "line 15 .*write the list as"),
     (swap("[worker]", "[a, b, a]"), "provider.worker_ips names 'a' twice"),
     (swap("[worker]", "[10.0.0.2 10.0.0.3]"), "comma is missing: write 10.0.0.2, 10.0.0.3"),
     (swap("[worker]", "[]"), "provider.worker_ips is empty.*name the hosts"),
