@@ -38,8 +38,10 @@ def said(place: str, complaints: Complaints, prefix: str) -> Iterator[Problem]:
         yield Problem(place, f"{prefix}{'.' if prefix and inside else ''}{inside} {what}.")
 
 
-def label_problems(name: str, found: Mapping[str, Any]) -> Iterator[Problem]:
+def label_problems(name: str, found: Any) -> Iterator[Problem]:
     """Labels that Ray refuses, a price that is none, a kind of market that is none."""
+    if not isinstance(found, Mapping):
+        return
     for key, value in found.items():
         if key == PRICE:
             continue

@@ -241,9 +241,9 @@ def host_complaints(config: Mapping[str, Any]) -> Complaints:
     if not isinstance(workers, Sequence) or isinstance(workers, str):
         yield "provider.worker_ips", f"must be a list such as [10.0.0.2, 10.0.0.3], not {workers!r}"
         return
-    for worker in dict.fromkeys(w for w in workers if w is not None):
-        if fault := _host_fault(worker):
-            yield "provider.worker_ips", fault
+    faults = [fault for worker in workers if worker is not None and (fault := _host_fault(worker))]
+    yield from (("provider.worker_ips", fault) for fault in dict.fromkeys(faults))
+    for worker in dict.fromkeys(w for w in workers if isinstance(w, str)):
         if worker == provider.get("head_ip"):
             yield "provider.worker_ips", f"names the head {worker!r} too: Ray would start twice there; take it out"
         if list(workers).count(worker) > 1:

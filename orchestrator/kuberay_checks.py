@@ -19,6 +19,8 @@ def kuberay_problems(documents: Sequence[Mapping[str, Any]], cluster: Mapping[st
     for document in documents:
         kind = document.get("kind")
         if kind in ("RayCluster", "RayJob"):
+            if not isinstance(document.get("metadata") or {}, Mapping):
+                yield Problem(str(kind), f"{kind}.metadata must be a mapping, not {document['metadata']!r}.")
             if document.get("apiVersion") != "ray.io/v1":
                 yield Problem(str(kind), f"{kind}: apiVersion must be ray.io/v1, not {document.get('apiVersion')!r}.")
             yield from said(str(kind), kuberay_complaints(document.get("spec"), str(kind)), str(kind))
@@ -45,7 +47,9 @@ def kuberay_problems(documents: Sequence[Mapping[str, Any]], cluster: Mapping[st
         if container is None:
             yield Problem(name, f"{name}: template.spec.containers is missing: the first container runs Ray.")
             continue
-        env = {item.get("name"): item for item in container.get("env") or [] if isinstance(item, Mapping)}
+        env = {str(item.get("name")): item for item in container.get("env") or [] if isinstance(item, Mapping)}
+        for wrong in [n for item in env.values() if not isinstance(n := item.get("name"), str)]:
+            yield Problem(name, f"{name}: env: name must be text, not {wrong!r}.")
         by_hand = (env.get("RAY_AUTH_MODE") or {}).get("value") == "token" and {
             "RAY_AUTH_TOKEN",
             "RAY_AUTH_TOKEN_PATH",
@@ -125,7 +129,8 @@ def _quantities(name: str, group: Mapping[str, Any], container: Mapping[str, Any
 def _exposed_by(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Services and ingresses beside the cluster that open the dashboard."""
     spec = document.get("spec") or {}
-    name = f"{document.get('kind')} {(document.get('metadata') or {}).get('name')}"
+    metadata = document.get("metadata")
+    name = f"{document.get('kind')} {metadata.get('name') if isinstance(metadata, Mapping) else ''}".rstrip()
     ports = {8265, "8265", "dashboard"}
     if document.get("kind") == "Service" and spec.get("type") in ("LoadBalancer", "NodePort"):
         if any(ports & {port.get("port"), port.get("targetPort")} for port in spec.get("ports") or []):
