@@ -184,8 +184,10 @@ def aws_value_complaints(node_config: Mapping[str, Any]) -> Complaints:
 
 # --- GCP -------------------------------------------------------------------------------------------------------------
 
-_SIZES = ("standard", "highmem", "highcpu", "highgpu", "megagpu", "ultragpu", "edgegpu", "megamem", "ultramem")
-_SIZES += ("hypermem", "maxgpu", "custom", "medium", "micro", "small")
+_SIZES = (
+    "standard", "highmem", "highcpu", "highgpu", "megagpu", "ultragpu", "edgegpu", "megamem", "ultramem", "hypermem",
+    "maxgpu", "custom", "medium", "micro", "small",
+)  # fmt: skip
 
 
 def gcp_place_complaints(provider: Mapping[str, Any]) -> Complaints:

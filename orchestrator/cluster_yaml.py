@@ -97,8 +97,8 @@ def _kinds_found(documents: Sequence[Mapping[str, Any]]) -> str:
     if kinds:
         close = next((n for kind in kinds if (n := nearest(kind, KINDS))), "")
         return f"it holds a {', a '.join(kinds)}, where a RayJob or RayCluster is wanted{close}"
-    close = difflib.get_close_matches("provider", map(str, documents[0]), n=1, cutoff=0.8)
-    meant = f"; {close[0]!r} may be meant for `provider`" if close else ""
+    meant_so = difflib.get_close_matches("provider", map(str, documents[0]), n=1, cutoff=0.8)
+    meant = f"; {meant_so[0]!r} may be meant for `provider`" if meant_so else ""
     return f"it has neither `provider` nor a RayCluster with a head group{meant}"
 
 
