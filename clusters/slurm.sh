@@ -43,8 +43,9 @@ ray_on() { # node, flags
     steps+=($!)
 }
 
+rm -f "ray-$SLURM_JOB_ID-"*.txt # of the time before, if the job was queued again
 ray_on "$head" --head --node-ip-address="$address" --port="$port" --include-dashboard=false
-until (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do
+until grep -qs 'Ray runtime started' "ray-$SLURM_JOB_ID-$head.txt"; do
     if ! kill -0 "${steps[0]}" 2>/dev/null; then
         echo "Ray did not start on $head: see ray-$SLURM_JOB_ID-$head.txt." >&2
         exit 2
