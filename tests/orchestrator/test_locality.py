@@ -204,13 +204,13 @@ def test_a_sweep_on_two_nodes_fetches_nothing_twice_and_gives_the_same_bytes(
         for name in "ab":
             (tmp_path / name).mkdir()
             cluster.add({"ORCHESTRATOR_CACHE": str(tmp_path / name), "ORCHESTRATOR_CACHE_GB": "1"})
-        store = meter.uri("nodes")
+        store = meter.uri("two-nodes")
         done = subprocess.run(
             [*command, "--address", cluster.address, "--store", store], env={**cluster.env, **s3.env}, cwd=tmp_path,
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        made = contents(Store(s3.uri("nodes")))
+        made = contents(Store(s3.uri("two-nodes")))
         assert {p.name for p in (tmp_path / "a").iterdir()} == {f"orchestrator-{os.getuid()}"}
         fetched = {path: n for path, n in meter.gets.items() if path.endswith(("data.bin", "w.txt"))}
         assert fetched, "two nodes worked, and a pair is made of what both have made"
