@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from cluster import RayCluster, is_alive
-from s3 import BUCKET, S3Server, program
+from s3 import BUCKET, S3Server, program, running
 
 from orchestrator.events import read_events
 from orchestrator.store import Store
@@ -103,12 +103,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder) -> Iterator[S3Server]:
-    server = S3Server(folder / "s3")
-    try:
-        server.start()
+    with running(folder / "s3") as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from cluster import RayCluster, children, command
-from s3 import S3Server, program
+from s3 import S3Server, program, running
 
 from orchestrator.events import read_events
 from orchestrator.store import Store
@@ -143,12 +143,8 @@ def old(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[S3Server]:
-    server = S3Server(folder / "s3")
-    try:
-        server.start()
+    with running(folder / "s3") as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="module")
