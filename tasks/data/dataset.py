@@ -54,7 +54,10 @@ class Dataset(Task):
     are the same for every `train_size`, and a smaller training set is a part of a larger one.
 
     The artifact holds `{train,validation,test}_{x,y}.npy`, and `mean.npy` and `std.npy`: those of each
-    channel (images) or feature over the training examples, in the units of x.
+    channel (images) or feature over the training examples, in the units of x. Only over those that
+    `train_size` keeps, since they are all that a training on so few would know. So the pixels of the
+    validation and test sets are the same for every size, but not to the last digit what a network is
+    shown: on Fashion-MNIST the mean over 500 images is off by about 0.014 standard deviations.
 
     Attributes:
         validation_size: below 1, the fraction of the training examples held out; else their number.
@@ -65,6 +68,12 @@ class Dataset(Task):
     validation_size: Annotated[float, MoreThan(0)] = 0.1
     split_seed: Annotated[int, AtLeast(0)] = 0
     train_size: Annotated[int, AtLeast(1)] | None = None
+
+    number_of_classes: ClassVar[int | None] = None
+    """How many classes there are, where that is known before the data are read."""
+
+    confusions: ClassVar[tuple[tuple[int, int], ...] | None] = None
+    """Pairs (class, class it is mistaken for) of the label noise usual on this dataset; None if none is."""
 
     metrics: ClassVar[Mapping[str, str]] = {
         "train_examples": "training examples",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from ..errors import DataError
 from ..spec import Below, MoreThan
@@ -26,6 +26,8 @@ class Digits(Dataset):
 
     validation_size: Annotated[float, MoreThan(0)] = 0.2
     test_size: Annotated[float, MoreThan(0), Below(1)] = 0.2
+
+    number_of_classes: ClassVar[int | None] = 10
 
     def preflight(self) -> None:
         """Raises: DataError: scikit-learn is not installed."""

@@ -7,7 +7,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import DataError
 from ._files import install, reachable
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["FashionMNIST"]
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz"
-CLASSES = 10
 FOLDER = Path("FashionMNIST/raw")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FILES = (
@@ -39,6 +38,8 @@ class FashionMNIST(Dataset):
     `~/.cache/orchestrator/data`), else from where Debian's package dataset-fashion-mnist puts them;
     downloads them if they are nowhere.
     """
+
+    number_of_classes: ClassVar[int] = 10
 
     def preflight(self) -> None:
         """Raises: DataError: files are damaged, or missing and the host does not answer."""
@@ -60,8 +61,10 @@ class FashionMNIST(Dataset):
                     f"{path} holds an array of shape {x.shape}, its labels one of shape {y.shape}: "
                     "replace both by fresh copies."
                 )
-            if y.max() >= CLASSES:
-                raise DataError(f"The labels of {path} go up to {y.max()}, not to {CLASSES - 1}: replace the file.")
+            if y.max() >= self.number_of_classes:
+                raise DataError(
+                    f"The labels of {path} go up to {y.max()}, not to {self.number_of_classes - 1}: replace the file."
+                )
         return Source(train_x[:, None], train_y, test_x[:, None], test_y)
 
 

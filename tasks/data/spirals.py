@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ..spec import AtLeast, MoreThan
 from .dataset import Dataset, Source
@@ -35,6 +35,8 @@ class Spirals(Dataset):
     test_examples: Annotated[int, AtLeast(2)] = 1000
     noise: Annotated[float, AtLeast(0)] = 0.5
     seed: Annotated[int, AtLeast(0)] = 0
+
+    number_of_classes: ClassVar[int | None] = 2
 
     def read(self) -> Source:
         return Source(*self._points(self.examples, stream=0), *self._points(self.test_examples, stream=1))

@@ -1,16 +1,12 @@
 import gzip
-import hashlib
 import math
-import pickle
-import tarfile
 
 import numpy as np
 import pytest
 import torch
 
-from tasks.data import CIFAR10, Dataset, Digits, FashionMNIST, Source, Spirals, cifar10, fashion_mnist, load_data
+from tasks.data import Dataset, Digits, FashionMNIST, Source, Spirals, fashion_mnist, load_data
 from tasks.data._files import reachable
-from tasks.data._torchvision import torchvision_datasets
 from tasks.errors import DataError, InvalidValue
 from tasks.task import Context, execute
 
@@ -20,8 +16,7 @@ def root(tmp_path, monkeypatch):
     """An empty data folder, and no way out."""
     monkeypatch.setenv("ORCHESTRATOR_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
-    for module in (cifar10, fashion_mnist):
-        monkeypatch.setattr(module, "reachable", lambda url: False)
+    monkeypatch.setattr(fashion_mnist, "reachable", lambda url: False)
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -62,13 +57,19 @@ def test_same_parameters_same_content_and_another_split_another_content(tmp_path
 
 def test_splits_are_disjoint_and_smaller_training_sets_are_parts_of_larger_ones(tmp_path):
     full = execute(Numbers(validation_size=4), folder=tmp_path / "full")
-    small = execute(Numbers(validation_size=0.2, train_size=7), folder=tmp_path / "small")
     train, validation = full.array("train_x")[:, 0], full.array("validation_x")[:, 0]
     assert sorted([*train, *validation]) == list(range(20))
-    assert np.array_equal(small.array("validation_x"), full.array("validation_x"))
-    assert np.array_equal(small.array("train_x")[:, 0], train[:7])
     assert np.array_equal(full.array("train_y"), train.astype(int) % 3)
     assert np.array_equal(full.array("test_x")[:, 0], -1 - np.arange(5))
+    for size in (1, 7, 16):
+        part = execute(Numbers(validation_size=0.2, train_size=size), folder=tmp_path / str(size))
+        assert np.array_equal(part.array("train_x")[:, 0], train[:size])
+        assert np.array_equal(part.array("train_y"), train[:size].astype(int) % 3)
+        for name in ("validation_x", "validation_y", "test_x", "test_y"):
+            assert np.array_equal(part.array(name), full.array(name)), name
+        assert part.results["classes"] == 3  # also where one example cannot show them
+        assert part.array("mean") == pytest.approx(train[:size].mean())  # of the examples kept, not of all
+        assert part.array("std") == pytest.approx(train[:size].std() if size > 1 else 1)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,14 @@ def test_spirals_noise_and_seed():
     assert not np.array_equal(source.train_x, source.test_x)
 
 
+# Classes
+
+
+@pytest.mark.parametrize("dataset", [Digits(), Spirals(examples=20, test_examples=4)])
+def test_the_number_of_classes_known_beforehand_is_the_one_read(dataset, tmp_path):
+    assert execute(dataset, folder=tmp_path / "out").results["classes"] == dataset.number_of_classes
+
+
 # Fashion-MNIST
 
 
@@ -242,101 +251,6 @@ def test_fashion_mnist_from_debians_package(tmp_path, monkeypatch):
     assert np.array_equal(np.bincount(source.test_y), [1000] * 10)
     assert source.train_x.mean() / 255 == pytest.approx(0.2860, abs=1e-4)  # the figures in common use
     assert source.train_x.std() / 255 == pytest.approx(0.3530, abs=1e-4)
-
-
-# CIFAR-10
-
-
-def test_torchvision_imports_beside_any_torch_and_its_checksums_are_ours():
-    theirs = torchvision_datasets().CIFAR10
-    assert torchvision_datasets().CIFAR10 is theirs
-    files = dict([*theirs.train_list, *theirs.test_list, (theirs.meta["filename"], theirs.meta["md5"])])
-    assert files == cifar10.FILES_MD5
-    assert (theirs.url, theirs.filename, theirs.tgz_md5, theirs.base_folder) == (
-        cifar10.URL,
-        cifar10.ARCHIVE,
-        cifar10.ARCHIVE_MD5,
-        cifar10.FOLDER,
-    )
-
-
-def test_cifar10_missing(root):
-    with pytest.raises(DataError) as error:
-        CIFAR10().preflight()
-    assert str(error.value) == (
-        f"CIFAR-10 is not in {root} and its host does not answer: "
-        f"put https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz there as {root}/cifar-10-python.tar.gz."
-    )
-
-
-def test_cifar10_damaged_archive(root):
-    (root / cifar10.ARCHIVE).write_bytes(b"half a download")
-    for attempt in (CIFAR10().preflight, CIFAR10().read):
-        with pytest.raises(
-            DataError, match=r"cifar-10-python\.tar\.gz is damaged .*replace it by a fresh copy of http"
-        ):
-            attempt()
-
-
-def test_cifar10_damaged_or_missing_batch(root):
-    folder = root / cifar10.FOLDER
-    folder.mkdir()
-    with pytest.raises(DataError, match=r"data_batch_1 is missing: delete the folder"):
-        CIFAR10().preflight()
-    (folder / "data_batch_1").write_bytes(pickle.dumps("never opened"))
-    for attempt in (CIFAR10().preflight, CIFAR10().read):
-        with pytest.raises(DataError, match=r"data_batch_1 is damaged .*delete the folder"):
-            attempt()
-
-
-@pytest.fixture
-def small_cifar10(root, tmp_path, monkeypatch):
-    """An archive in the official layout with 4 images a batch, and its checksums in the place of the real ones."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "made" / cifar10.FOLDER
-    folder.mkdir(parents=True)
-    batches = {}
-    for name in cifar10.FILES_MD5:
-        content = {"data": rng.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [0, 3, 5, 9]}
-        batches[name] = content
-        stored = {"label_names": [str(i) for i in range(10)]} if name == "batches.meta" else content
-        (folder / name).write_bytes(pickle.dumps(stored))
-    with tarfile.open(root / cifar10.ARCHIVE, "w:gz") as archive:
-        archive.add(folder, cifar10.FOLDER)
-    md5s = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in batches}
-    monkeypatch.setattr(cifar10, "FILES_MD5", md5s)
-    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", hashlib.md5((root / cifar10.ARCHIVE).read_bytes()).hexdigest())
-    theirs = torchvision_datasets().CIFAR10
-    monkeypatch.setattr(theirs, "train_list", [[f"data_batch_{i}", md5s[f"data_batch_{i}"]] for i in range(1, 6)])
-    monkeypatch.setattr(theirs, "test_list", [["test_batch", md5s["test_batch"]]])
-    monkeypatch.setattr(theirs, "meta", theirs.meta | {"md5": md5s["batches.meta"]})
-    return batches
-
-
-def test_cifar10_from_the_archive_and_then_from_the_folder(small_cifar10, root):
-    CIFAR10().preflight()
-    first = CIFAR10().read()
-    (root / cifar10.ARCHIVE).unlink()
-    second = CIFAR10().read()
-    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    expected = np.concatenate([small_cifar10[f"data_batch_{i}"]["data"] for i in range(1, 6)])
-    assert first.train_x.shape == (20, 3, 32, 32)
-    assert np.array_equal(first.train_x.reshape(20, -1), expected)
-    assert np.array_equal(first.test_x.reshape(4, -1), small_cifar10["test_batch"]["data"])
-    assert list(first.test_y) == [0, 3, 5, 9]
-    assert [p.name for p in root.iterdir()] == [cifar10.FOLDER]  # no temporary folder is left
-
-
-def test_cifar10_failed_download_is_one_sentence(root, monkeypatch):
-    theirs = torchvision_datasets().CIFAR10
-
-    def refuse(self):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(theirs, "download", refuse)
-    with pytest.raises(DataError, match=r"CIFAR-10 is not in .*could not be downloaded \(no route to host\): put"):
-        CIFAR10().read()
-    assert list(root.iterdir()) == []
 
 
 # Reaching a host
