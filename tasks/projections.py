@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.func import functional_call
 
-__all__ = ["Dense", "Fastfood", "Projection"]
+from .landscape import Landscape
+
+__all__ = ["Dense", "Fastfood", "Projection", "Subspace"]
 
 
 class Projection(Protocol):
@@ -74,6 +78,47 @@ class Fastfood:
         rows = torch.nn.functional.pad(w, (0, self._signs.numel() - self._size)).view_as(self._signs)
         mixed = (self._gauss * hadamard(rows)).gather(1, self._back)
         return (self._signs * hadamard(mixed)).sum(0)[: self._d] * self._scale
+
+
+class Subspace(nn.Module):
+    """A network in a random subspace, w = w₀ + s P z: its only parameter is z, of shape (d,), 0 at first.
+
+    Args:
+        landscape: its origin is w₀; its network, which also keeps its mode and its buffers.
+        project: P.
+        scale: s.
+        d: dimension of the subspace.
+    """
+
+    def __init__(self, landscape: Landscape, project: Projection, scale: float, d: int) -> None:
+        super().__init__()
+        self.network = landscape.model.requires_grad_(False)
+        self.z = nn.Parameter(torch.zeros(d))
+        self._landscape = landscape
+        self._names = [name for name, _ in landscape.model.named_parameters()]
+        self._project = project
+        self._scale = scale
+
+    def weights(self) -> Tensor:
+        """w, shape (D,)."""
+        return self._landscape.origin + self._scale * _Projected.apply(self.z, self._project)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = dict(zip(self._names, self._landscape.split(self.weights()), strict=True))
+        return functional_call(self.network, weights, (x,))
+
+
+class _Projected(Function):
+    """z ↦ P z, with Pᵀ as its derivative rather than what autograd would make of the steps of P."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, project: Projection) -> Tensor:
+        ctx.project = project
+        return project(z)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> Any:
+        return ctx.project.transposed(v), None
 
 
 def hadamard(x: Tensor) -> Tensor:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from .data.augment import Augment
 from .data.dataset import Data, Dataset, Split, load_data
 from .errors import InvalidValue
+from .evaluation import arithmetic, evaluate
+from .minibatch import Minibatch
 from .models.model import Model
-from .optimizers.optimizer import Optimizer
+from .optimizers.optimizer import Optimizer, Progress
 from .optimizers.sgd import SGD
+from .regularisers.regulariser import Regulariser
 from .schedules import Constant, Schedule
 from .spec import AtLeast, AtMost, MoreThan
 from .task import Artifact, Context, Curve, Results, Task
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Train", "evaluate", "noisy_labels"]
+__all__ = ["Train", "noisy_labels"]
 
+EVALUATED = 1000  # examples in one pass when BatchNorm's statistics are estimated anew
 CHECK_EVERY = 50  # steps between two looks at whether the loss is still finite: each waits for the device
 
 
@@ -33,14 +36,15 @@ class Train(Task):
 
     Each epoch goes through the training examples in a new random order, in batches of exactly
     `batch_size`; the examples that are left over wait for another epoch. A training set smaller than
-    one batch is one batch.
+    one batch is one batch. With `batch_size=None` every step is one on all examples.
 
     The artifact holds `weights.safetensors` (parameters and buffers; left out if they are not finite),
     `history.parquet` and `history.npz` (one row an epoch), and with label noise `label_noise.npz`
     (`labels`: those trained on, shape (n,); `changed`: indices of those that are not the true ones).
 
     Streams of randomness: "init" draws the initial parameters, "order" the batches, "augmentation" the
-    crops and flips, "label_noise" the labels. Each epoch has its own part of "order" and "augmentation".
+    crops and flips, "label_noise" the labels, "noise" dropout's masks and what regularisers draw. Each epoch
+    has its own part of "order", "augmentation" and "noise".
     The same seeds give the same bytes on the same hardware and number of threads, and so does a training
     that was interrupted: it continues after the last epoch of which there is a snapshot.
 
@@ -50,9 +54,12 @@ class Train(Task):
         optimizer: how to update it.
         schedule: factor on the optimizer's step size over the training.
         epochs: passes over the training examples.
-        batch_size: examples a step.
+        batch_size: examples a step; None for all of them (full-batch gradient descent).
+        micro_batch_size: largest number of examples in one forward and backward pass; the gradients of a larger
+            batch are added up part by part, which takes less memory. None for no limit.
         augment: random changes to the training images; None for none.
         label_noise: share of the training labels replaced by another class, uniform over the others.
+        regularisers: further changes to examples, loss, gradient or weights of each step, in this order.
         clip_norm: largest norm of the gradient that a step uses; None for no limit.
         precision: of the training's forward and backward passes. "float32" is just that; "tf32" lets
             NVIDIA GPUs round the factors of products to 10 bits; "bf16" computes them in bfloat16
@@ -68,16 +75,18 @@ class Train(Task):
     optimizer: Optimizer = SGD(lr=0.05, momentum=0.9)
     schedule: Schedule = Constant()
     epochs: Annotated[int, AtLeast(1)] = 10
-    batch_size: Annotated[int, AtLeast(1)] = 128
+    batch_size: Annotated[int, AtLeast(1)] | None = 128
+    micro_batch_size: Annotated[int, AtLeast(1)] | None = None
     augment: Augment | None = None
     label_noise: Annotated[float, AtLeast(0), AtMost(1)] = 0.0
+    regularisers: tuple[Regulariser, ...] = ()
     clip_norm: Annotated[float, MoreThan(0)] | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     channels_last: bool | None = None
     compile: bool = False
     deterministic: bool = True
 
-    streams: ClassVar[tuple[str, ...]] = ("init", "order", "augmentation", "label_noise")
+    streams: ClassVar[tuple[str, ...]] = ("init", "order", "augmentation", "label_noise", "noise")
 
     metrics: ClassVar[Mapping[str, str]] = {
         "train_loss": "training loss at the end (cross-entropy, eval mode, labels as trained on)",
@@ -137,7 +146,8 @@ class Train(Task):
             InvalidValue: model, augmentation and dataset do not go together.
         """
         import torch
-        from torch.nn import functional as F
+
+        from .landscape import has_batchnorm
 
         device = ctx.device
         data = load_data(ctx, dataset)
@@ -157,14 +167,25 @@ class Train(Task):
         stepper = self.optimizer.build(network)
 
         examples = len(train.y)
-        batch = min(self.batch_size, examples)
+        batch = min(self.batch_size or examples, examples)
         steps = examples // batch
+        micro = self.micro_batch_size
+        if micro is not None and micro < batch and has_batchnorm(network):
+            raise InvalidValue(
+                f"Train: micro_batch_size={micro} would give BatchNorm less than the batch of {batch}: "
+                f"take a model without BatchNorm, or leave it out."
+            )
         history: dict[str, list[Any]] = {}
         diverged = False
 
         def state() -> dict[str, Any]:
             """All that the epochs to come, the reports and the results depend on."""
             return {"network": _tensors(network), "stepper": stepper.state_dict(), "history": history}
+
+        def inputs() -> Iterator[torch.Tensor]:
+            for x in train.x.split(EVALUATED):
+                x = data.normalise(x)
+                yield x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
         def report(epoch: int) -> Results:
             row = {name.removeprefix("running_"): values[epoch] for name, values in history.items()}
@@ -181,12 +202,13 @@ class Train(Task):
         for epoch in range(trained):
             yield report(epoch)
 
-        with _precision(self.precision, self.deterministic):
+        with arithmetic(self.precision, self.deterministic):
             for epoch in range(trained, self.epochs):
                 network.train()
                 order = torch.randperm(examples, generator=ctx.generator(f"order/{epoch}")).to(device)
                 if self.augment is not None:
                     drawn = self.augment.draw(examples, ctx.generator(f"augmentation/{epoch}")).to(device)
+                noise = [ctx.generator(f"noise/{type(r).__name__}/{epoch}") for r in self.regularisers]
                 losses, hits, norms = (torch.zeros((), device=device) for _ in range(3))
 
                 for step in range(steps):
@@ -197,21 +219,23 @@ class Train(Task):
                     x = data.normalise(x)
                     if channels_last:
                         x = x.contiguous(memory_format=torch.channels_last)
+                    minibatch = Minibatch(
+                        network, x, y, forward=forward, rows=rows, precision=self.precision, micro=micro
+                    )
+                    for regulariser, generator in zip(self.regularisers, noise, strict=True):
+                        regulariser.on_batch(minibatch, generator)
 
-                    def backward(x: torch.Tensor = x, y: torch.Tensor = y) -> tuple[torch.Tensor, torch.Tensor]:
-                        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-                            outputs = forward(x)
-                        loss = F.cross_entropy(outputs.float(), y)
-                        loss.backward()
-                        return loss.detach(), outputs.detach()
-
-                    loss, outputs = stepper.gradient(backward)
-                    gradients = [p.grad for p in stepper.parameters if p.grad is not None]
-                    norm = torch.nn.utils.get_total_norm(gradients)
+                    progress = Progress(epoch * steps + step, self.epochs * steps, steps)
+                    loss, outputs = stepper.gradient(minibatch, progress)
+                    for regulariser in self.regularisers:
+                        regulariser.on_gradient(network)
+                    norm = torch.nn.utils.get_total_norm([p.grad for p in stepper.used() if p.grad is not None])
                     if self.clip_norm is not None:
                         torch.nn.utils.clip_grads_with_norm_(stepper.parameters, self.clip_norm, norm)
-                    factor = self.schedule.factor(epoch * steps + step, self.epochs * steps)
+                    factor = self.schedule.factor(progress.step, progress.steps)
                     stepper.step(factor)
+                    for regulariser in self.regularisers:
+                        regulariser.on_step(network, stepper.lr)
 
                     losses += loss  # on the device: nothing here waits for it
                     hits += (outputs.argmax(1) == y).sum()
@@ -221,7 +245,8 @@ class Train(Task):
 
                 done = step + 1
                 running_loss = losses.item() / done
-                val_loss, val_accuracy = evaluate(network, data, data.validation)
+                with stepper.evaluating(inputs):
+                    val_loss, val_accuracy = evaluate(network, data, data.validation)
                 diverged = not (math.isfinite(running_loss) and math.isfinite(val_loss))
                 row = {
                     "epoch": epoch + 1,
@@ -244,6 +269,19 @@ class Train(Task):
 
         ctx.save_table("history", history)
         ctx.save_arrays("history", **history)
+        with stepper.evaluating(inputs):
+            return self._conclude(ctx, network, data, train, history, diverged)
+
+    def _conclude(
+        self,
+        ctx: Context,
+        network: nn.Module,
+        data: Data,
+        train: Split,
+        history: Mapping[str, list[Any]],
+        diverged: bool,
+    ) -> Results:
+        """Write the weights that the network holds, and evaluate it with them."""
         save_weights(network, ctx)
         results: dict[str, Any] = dict.fromkeys(self.metrics)
         results |= {
@@ -258,24 +296,6 @@ class Train(Task):
             results["generalisation_gap"] = results["test_loss"] - results["train_loss"]
             results["grad_norm"] = history["grad_norm"][-1]
         return results
-
-
-def evaluate(network: nn.Module, data: Data, split: Split, batch: int = 1000) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of `network` on a split, in eval mode and float32."""
-    import torch
-    from torch.nn import functional as F
-
-    training = network.training
-    network.eval()
-    total = torch.zeros((), dtype=torch.float64, device=split.y.device)
-    hits = torch.zeros((), dtype=torch.int64, device=split.y.device)
-    with torch.no_grad(), _precision("float32", deterministic=True):
-        for x, y in zip(split.x.split(batch), split.y.split(batch), strict=True):
-            outputs = network(data.normalise(x))
-            total += F.cross_entropy(outputs, y, reduction="sum")
-            hits += (outputs.argmax(1) == y).sum()
-    network.train(training)
-    return total.item() / len(split.y), hits.item() / len(split.y)
 
 
 def noisy_labels(
@@ -323,18 +343,3 @@ def _refuse_dropout(network: nn.Module) -> None:
                 f"The model's layer {name!r} is a dropout: it draws from torch's global random state, "
                 f"which no seed of the study drives."
             )
-
-
-@contextmanager
-def _precision(precision: str, deterministic: bool) -> Iterator[None]:
-    """Set how GPUs compute products and pick kernels, and set it back afterwards."""
-    import torch
-
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
-    cudnn.allow_tf32 = matmul.allow_tf32 = precision == "tf32"
-    cudnn.deterministic, cudnn.benchmark = deterministic, not deterministic
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = before

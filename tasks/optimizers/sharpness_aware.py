@@ -2,42 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..spec import AtLeast
-from .optimizer import Optimizer, Stepper
+from ..errors import InvalidValue
+from ..minibatch import Minibatch
+from ..schedules import Constant, Schedule
+from ..spec import AtLeast, Below, MoreThan
+from .optimizer import START, Gradients, Optimizer, Progress, Stepper
+from .sgd import SGD
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch import Tensor, nn
 
-__all__ = ["SharpnessAware"]
+__all__ = ["SharpnessAware", "SharpnessAwareStepper"]
 
-T = TypeVar("T")
+SGD_FIELDS = ("lr", "momentum", "nesterov", "weight_decay")
 
 
 @dataclass(frozen=True)
 class SharpnessAware(Optimizer):
     """The SAM family: from g = ∇L(w) a perturbation ε, from g and g⁺ = ∇L(w + ε) the gradient to step along.
 
-    Combine it with a base optimizer by inheritance, `class SAM(SharpnessAware, SGD)`; a variant overrides
-    `perturbation` or `combination`. g and g⁺ come from the same batch and hold no weight decay; decay,
-    momentum and clipping act on the combination, at w. BatchNorm's running statistics move at w only.
+    A member overrides `perturbation`, `combination`, or both. g and g⁺ come from the same batch and hold no
+    weight decay; decay, momentum and clipping act on the combination, at w, in the base optimizer. BatchNorm's
+    running statistics move at w only.
 
     Attributes:
-        rho: length of the perturbation ‖ε‖₂; 0 is the base optimizer, bit for bit and at its cost.
+        lr, momentum, nesterov, weight_decay: those of SGD, the base optimizer unless `base` says another.
+        base: the optimizer that steps along the combination; None is SGD with the four fields above, which
+            otherwise are the base's own business and must be left out.
+        rho: size of the perturbation ε; 0 is the base optimizer, bit for bit and at its cost.
+        rho_schedule: factor on rho over the training.
     """
 
+    lr: Annotated[float, MoreThan(0)] | None = None
+    momentum: Annotated[float, AtLeast(0), Below(1)] | None = None
+    nesterov: bool | None = None
+    weight_decay: Annotated[float, AtLeast(0)] | None = None
     rho: Annotated[float, AtLeast(0)] = 0.05
+    rho_schedule: Schedule = Constant()
+    base: Optimizer | None = None
 
-    def perturbation(self, w: list[torch.Tensor], g: list[torch.Tensor]) -> list[torch.Tensor]:
+    def __post_init__(self) -> None:
+        if self.base is None:  # what is left out is SGD's default, so that the fields say what is done
+            defaults = {f.name: f.default for f in dataclasses.fields(SGD)}
+            for name in SGD_FIELDS:
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, defaults[name])
+        super().__post_init__()
+
+    def validate(self) -> None:
+        name = type(self).__name__
+        if isinstance(self.base, SharpnessAware):
+            raise InvalidValue(f"{name}: base is {type(self.base).__name__}, which is of the SAM family itself.")
+        if self.base is None:
+            if self.nesterov and self.momentum == 0:
+                raise InvalidValue(f"{name}: nesterov needs a momentum above 0.")
+            return
+        for field in SGD_FIELDS:
+            if (value := getattr(self, field)) is not None:
+                base = type(self.base).__name__
+                raise InvalidValue(
+                    f"{name}: {field}={value!r} is SGD's, but the base is {base}: say it in {base}(…), or leave it out."
+                )
+
+    def base_optimizer(self) -> Optimizer:
+        """The optimizer that steps along the combination."""
+        return self.base or SGD(**{name: getattr(self, name) for name in SGD_FIELDS})
+
+    def perturbation(self, w: list[Tensor], g: list[Tensor], rho: float) -> list[Tensor]:
         """ε = ρ g/‖g‖ with the norm over all parameters, and 0 where ‖g‖ = 0 (Foret et al. 2021).
 
         Args:
             w, g: one tensor for each parameter with a gradient; not to be written to.
+            rho: its size at this step, above 0.
 
         Returns:
             new tensors of the same shapes.
@@ -45,57 +87,109 @@ class SharpnessAware(Optimizer):
         import torch
 
         norm = torch.nn.utils.get_total_norm(g)
-        scale = torch.where(norm > 0, self.rho / norm, torch.zeros_like(norm))
+        scale = torch.where(norm > 0, rho / norm, torch.zeros_like(norm))
         return list(torch._foreach_mul(g, scale))
 
-    def combination(self, g: list[torch.Tensor], g_plus: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The gradient to step along: g⁺. May write into `g_plus`."""
+    def combination(self, g: list[Tensor], g_plus: list[Tensor]) -> list[Tensor]:
+        """The gradient to step along: g⁺. May write into `g` and `g_plus`."""
         return g_plus
 
     def build(self, network: nn.Module) -> Stepper:
-        plain = super().build(network)
-        return plain if self.rho == 0 else _SharpnessAwareStepper(self, plain)
+        inner = self.base_optimizer().build(network)
+        return inner if self.rho == 0 else self.stepper(inner)
+
+    def stepper(self, inner: Stepper) -> SharpnessAwareStepper:
+        """The stepper that finds the combination and lets `inner`, the base optimizer's, step along it."""
+        return SharpnessAwareStepper(self, inner)
 
 
-class _SharpnessAwareStepper(Stepper):
-    """The first half of a step with two gradients; all state is the base optimizer's."""
+class SharpnessAwareStepper(Stepper):
+    """The first half of a step with two gradients; the second half and all state are the base optimizer's."""
 
-    def __init__(self, rule: SharpnessAware, plain: Stepper) -> None:
-        super().__init__(plain.network, plain.base)
+    def __init__(self, rule: Any, inner: Stepper) -> None:
         self.rule = rule
+        self.inner = inner
+        self.network = inner.network
+        self.parameters = inner.parameters
 
-    def gradient(self, backward: Callable[[], T]) -> T:
+    def gradient(
+        self,
+        batch: Minibatch,
+        progress: Progress = START,
+        observe: Callable[[Gradients], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         import torch
 
-        result = super().gradient(backward)
-        used = [p for p in self.parameters if p.grad is not None]
-        g = _gradients(used)
-        w = [p.data for p in used]
+        rho = self.rule.rho * self.rule.rho_schedule.factor(progress.step, progress.steps)
+        if rho == 0:
+            return self.inner.gradient(batch, progress, observe)
+        loss, outputs = self.inner.gradient(batch, progress)
+        used = self.used()
+        g = taken(used)
         with torch.no_grad():
-            moved = self.rule.perturbation(w, g)
-            torch._foreach_add_(moved, w)  # w + ε, in the memory of ε
-        # The parameters look at w + ε for the second pass, then at w again, which nothing has touched:
-        # (w + ε) − ε would differ from w in the last bits.
-        try:
-            for parameter, tensor in zip(used, moved, strict=True):
-                parameter.data = tensor
-            with _frozen_statistics(self.network):
-                super().gradient(backward)
-        finally:
-            for parameter, tensor in zip(used, w, strict=True):
-                parameter.data = tensor
+            epsilon = self.rule.perturbation([p.data for p in used], g, rho)
+        with self.moved(used, epsilon):
+            loss_plus, _ = batch.backward()
+        g_plus = taken(used)
+        if observe is not None:
+            observe(Gradients(batch, used, loss, outputs, g, g_plus, loss_plus))
         with torch.no_grad():
-            for parameter, gradient in zip(used, self.rule.combination(g, _gradients(used)), strict=True):
+            for parameter, gradient in zip(used, self.rule.combination(g, g_plus), strict=True):
                 parameter.grad = gradient
-        return result
+        return loss, outputs
+
+    @contextmanager
+    def moved(self, parameters: list[nn.Parameter], epsilon: list[Tensor]) -> Iterator[None]:
+        """Within it the parameters are w + ε, and forward passes leave BatchNorm's running statistics alone.
+
+        The memory of `epsilon` is used for w + ε. Afterwards the parameters look at w again, which nothing has
+        touched: (w + ε) − ε would differ from w in the last bits.
+        """
+        import torch
+
+        w = [p.data for p in parameters]
+        with torch.no_grad():
+            torch._foreach_add_(epsilon, w)
+        try:
+            for parameter, tensor in zip(parameters, epsilon, strict=True):
+                parameter.data = tensor
+            with frozen_statistics(self.network):
+                yield
+        finally:
+            for parameter, tensor in zip(parameters, w, strict=True):
+                parameter.data = tensor
+
+    def step(self, lr_factor: float = 1.0) -> None:
+        self.inner.step(lr_factor)
+
+    @property
+    def lr(self) -> float:
+        return self.inner.lr
+
+    @contextmanager
+    def evaluating(self, inputs: Callable[[], Iterable[Tensor]]) -> Iterator[None]:
+        with self.inner.evaluating(inputs):
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state)
 
 
-def _gradients(parameters: list[nn.Parameter]) -> list[torch.Tensor]:
-    return [p.grad for p in parameters if p.grad is not None]
+def taken(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """The gradients of the parameters, which have none afterwards (the same places, where one has none, stay 0)."""
+    import torch
+
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return gradients
 
 
 @contextmanager
-def _frozen_statistics(network: nn.Module) -> Iterator[None]:
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Forward passes still use the batch's statistics, but leave the running ones alone."""
     from torch.nn.modules.batchnorm import _NormBase
 

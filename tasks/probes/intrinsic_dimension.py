@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ..errors import InvalidValue, UserError
+from ..minibatch import Minibatch
+from ..optimizers.optimizer import Optimizer, Progress
 from ..spec import AtLeast, AtMost, MoreThan, NotEmpty
 from ..task import Artifact, Context, Curve, Probe, Results
 from ..trained import Trained, load_trained
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 __all__ = ["IntrinsicDimension", "crossing"]
 
@@ -170,8 +171,8 @@ class IntrinsicDimension(Probe):
 
         import torch
 
-        from ..landscape import Landscape, flatten
-        from ..projections import Dense, Fastfood
+        from ..landscape import Landscape
+        from ..projections import Dense, Fastfood, Subspace
 
         device, data, train = ctx.device, trial.data, trial.train
         network = train.model.build(data.shape, data.classes, ctx.generator("init")).to(device)
@@ -180,24 +181,15 @@ class IntrinsicDimension(Probe):
         kind: type[Dense] | type[Fastfood] = Dense if dense else Fastfood
         project = kind(size, d, ctx.generator(f"projection/{d}"), device=device)
         scale = math.sqrt(size / d)
-        z = torch.nn.Parameter(torch.zeros(d, device=device))  # z/s in the words of the class
-        subspace = torch.nn.ParameterList([z])
-
-        def weights() -> torch.Tensor:
-            return land.origin + scale * project(z.detach())
-
-        names = {f.name for f in dataclasses.fields(train.optimizer)}
-        changes = {"weight_decay": 0.0} if "weight_decay" in names else {}
-        if "rho" in names:
-            changes["rho"] = train.optimizer.rho / scale  # type: ignore[attr-defined]
-        stepper = dataclasses.replace(train.optimizer, **changes).build(subspace)
+        subspace = Subspace(land, project, scale, d).to(device)
+        stepper = _within(train.optimizer, scale).build(subspace)
 
         epochs = self.epochs or train.epochs
         n = len(data.train.y)
-        batch = min(train.batch_size, n)
+        batch = min(train.batch_size or n, n)
         steps = n // batch
         mean = math.nan
-        land.model.train()
+        subspace.train()
         for epoch in range(epochs):
             order = torch.randperm(n, generator=ctx.generator(f"subspace order/{d}/{epoch}")).to(device)
             total = torch.zeros((), device=device)
@@ -205,23 +197,32 @@ class IntrinsicDimension(Probe):
                 rows = order[step * batch : (step + 1) * batch]
                 x, y = data.normalise(data.train.x[rows]), data.train.y[rows]
 
-                def backward(x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
-                    land.move(weights())
-                    loss = trial.loss(land.model(x), y)
-                    gradients = torch.autograd.grad(loss, land.parameters, materialize_grads=True)
-                    z.grad = scale * project.transposed(flatten(list(gradients)))
-                    return loss.detach()
-
-                total += stepper.gradient(backward)
+                minibatch = Minibatch(subspace, x, y, micro=train.micro_batch_size)
+                total += stepper.gradient(minibatch, Progress(epoch * steps + step, epochs * steps, steps))[0]
                 if train.clip_norm is not None:
-                    torch.nn.utils.clip_grad_norm_([z], train.clip_norm)
+                    torch.nn.utils.clip_grad_norm_([subspace.z], train.clip_norm)
                 stepper.step(lr_factor * train.schedule.factor(epoch * steps + step, epochs * steps))
             mean = float(total) / steps
             if not math.isfinite(mean):
                 break
-        land.model.eval()
+        subspace.eval()
         x, y = data.normalise(data.validation.x), data.validation.y
-        return land.evaluate(weights(), x, y)[1], mean
+        with stepper.evaluating(lambda: map(data.normalise, data.train.x.split(1000))):
+            return land.evaluate(subspace.weights().detach(), x, y)[1], mean
+
+
+def _within(optimizer: Any, scale: float) -> Any:
+    """The optimizer as it acts on z/s: without weight decay, which would pull to w₀, and with ρ in the units of w."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(optimizer):
+        value = getattr(optimizer, field.name)
+        if field.name == "weight_decay" and value is not None:
+            changes[field.name] = 0.0
+        elif field.name == "rho":
+            changes[field.name] = value / scale
+        elif isinstance(value, Optimizer):
+            changes[field.name] = _within(value, scale)
+    return dataclasses.replace(optimizer, **changes)
 
 
 def crossing(x: np.ndarray, y: np.ndarray, target: float) -> float | None:

@@ -19,7 +19,7 @@ from tasks.data import Augment, Digits
 from tasks.errors import UserError
 from tasks.models import MLP, Model, ResNet18, SimpleCNN
 from tasks.models._initialise import initialise
-from tasks.optimizers import SAM, SGD, AdamW, SAMAdamW
+from tasks.optimizers import SAM, SGD, AdamW
 from tasks.schedules import Cosine
 from tasks.snapshots import decode
 from tasks.task import Artifact, Context, Task, execute
@@ -105,7 +105,12 @@ DIVERGES = SGD(lr=1e3, momentum=0.9, weight_decay=1e-3)
         {"optimizer": SGD(lr=0.1, momentum=0.9, nesterov=True), "model": SimpleCNN(), "clip_norm": 0.5},
         {"optimizer": AdamW(lr=0.01), "model": SimpleCNN(), "augment": Augment(padding=1)},
         {"optimizer": SAM(lr=0.1, momentum=0.9), "schedule": Cosine(), "clip_norm": 0.5, "label_noise": 0.2},
-        {"optimizer": SAMAdamW(lr=0.01), "model": Normalised(), "augment": Augment(padding=1), "label_noise": 0.2},
+        {
+            "optimizer": SAM(base=AdamW(lr=0.01)),
+            "model": Normalised(),
+            "augment": Augment(padding=1),
+            "label_noise": 0.2,
+        },
         {"optimizer": SAM(lr=0.05, momentum=0.9), "model": Normalised(), "precision": "bf16"},
         {"optimizer": DIVERGES, "epochs": 5},
     ],

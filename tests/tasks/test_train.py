@@ -12,11 +12,13 @@ from torch import nn
 
 from tasks.data import Augment, Digits, Spirals, load_data
 from tasks.errors import InvalidValue
+from tasks.evaluation import evaluate
 from tasks.models import MLP, Model, ResNet18, SimpleCNN
-from tasks.optimizers import SAM, SGD, AdamW, SAMAdamW
+from tasks.optimizers import SAM, SGD, AdamW
+from tasks.regularisers import Regulariser
 from tasks.schedules import Cosine
 from tasks.task import Artifact, Context, drain, execute
-from tasks.train import Train, evaluate, noisy_labels
+from tasks.train import Train, noisy_labels
 
 DIGITS = Digits(train_size=200)
 SMALL = Train(dataset=DIGITS, model=MLP(widths=(16,)), optimizer=SGD(lr=0.1, momentum=0.9), epochs=2, batch_size=32)
@@ -119,7 +121,7 @@ def test_it_learns(tmp_path):
         {},
         {"optimizer": AdamW(lr=0.01)},
         {"optimizer": SAM(lr=0.1, momentum=0.9, rho=0.1), "augment": Augment(padding=1), "label_noise": 0.2},
-        {"optimizer": SAMAdamW(rho=0.1), "model": SimpleCNN()},
+        {"optimizer": SAM(base=AdamW(), rho=0.1), "model": SimpleCNN()},
         {"precision": "bf16", "clip_norm": 1.0},
         {"precision": "tf32", "deterministic": False},
         {"model": ResNet18(), "dataset": Digits(train_size=32), "epochs": 1},
@@ -141,6 +143,20 @@ def test_same_seeds_same_bytes(train, tmp_path, changes):
     assert first.results == second.results
 
 
+def test_a_full_batch_in_parts_is_a_step_on_all_examples(train):
+    whole = dataclasses.replace(SMALL, batch_size=None, optimizer=SAM(lr=0.1, rho=0.1))
+    parts = dataclasses.replace(whole, micro_batch_size=64)
+    a, b = train(whole), train(parts)
+    for name, value in weights(a).items():
+        torch.testing.assert_close(value, weights(b)[name], rtol=1e-4, atol=1e-6)
+    assert not same(weights(a), weights(train(dataclasses.replace(whole, batch_size=64))))
+
+
+def test_parts_are_refused_where_they_would_change_the_statistics(train):
+    with pytest.raises(InvalidValue, match="micro_batch_size=16 would give BatchNorm less than the batch of 32"):
+        train(dataclasses.replace(SMALL, model=ResNet18(), micro_batch_size=16))
+
+
 @pytest.mark.parametrize("optimizer", [SGD(momentum=0.9), SAM(momentum=0.9, rho=0.1)])
 def test_channels_last_computes_the_same(train, optimizer):
     task = dataclasses.replace(SMALL, model=SimpleCNN(), optimizer=optimizer, epochs=1)
@@ -158,8 +174,14 @@ def test_unused_streams_change_nothing(train):
     assert same(weights(train()), weights(train(augmentation=1, label_noise=1)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Jitter(Regulariser):
+    def on_batch(self, batch, generator):
+        batch.x = batch.x + torch.randn(batch.x.shape, generator=generator)
+
+
 def test_each_used_stream_changes_the_outcome(train):
-    task = dataclasses.replace(SMALL, augment=Augment(padding=1), label_noise=0.2)
+    task = dataclasses.replace(SMALL, augment=Augment(padding=1), label_noise=0.2, regularisers=[Jitter()])
     reference = weights(train(task))
     for stream in Train.streams:
         assert not same(reference, weights(train(task, **{stream: 1}))), stream

@@ -4,40 +4,20 @@ import copy
 
 import pytest
 import torch
+from objectives import A, Objective, Quadratic, W
 from torch import nn
 
 from tasks.errors import InvalidValue
 from tasks.models import ResNet18
-from tasks.optimizers import SAM, SGD, AdamW, SAMAdamW, Stepper
+from tasks.optimizers import SAM, SGD, AdamW, Stepper
 from tasks.snapshots import decode, encode
-
-A = torch.tensor([2.0, 0.5, 1.0], dtype=torch.float64)
-W = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-
-
-class Quadratic(nn.Module):
-    def __init__(self, w=W):
-        super().__init__()
-        self.first = nn.Parameter(w[:1].clone())  # two tensors: norms go over both
-        self.rest = nn.Parameter(w[1:].clone())
-        self.gradients = 0
-
-    @property
-    def w(self):
-        return torch.cat([self.first, self.rest]).detach()
-
-    def backward(self):
-        self.gradients += 1
-        loss = (A * torch.cat([self.first, self.rest]) ** 2).sum() / 2
-        loss.backward()
-        return loss.detach()
 
 
 def after(optimizer, steps, w=W, lr_factor=1.0):
     network = Quadratic(w)
     stepper = optimizer.build(network)
     for _ in range(steps):
-        stepper.gradient(network.backward)
+        stepper.gradient(network.batch)
         stepper.step(lr_factor)
     return network.w
 
@@ -99,22 +79,16 @@ def test_sam_two_steps_with_momentum_and_decay():
 def test_sam_over_adamw():
     g = sam_gradient(W, 0.2)
     expected = W * (1 - 0.01 * 0.1) - 0.01 * g / (g.abs() + 1e-8)
-    close(after(SAMAdamW(lr=0.01, weight_decay=0.1, rho=0.2), 1), expected)
+    close(after(SAM(base=AdamW(lr=0.01, weight_decay=0.1), rho=0.2), 1), expected)
 
 
 def test_sam_perturbation_has_length_rho_and_returns_the_loss_at_w():
     network = Quadratic()
     stepper = SAM(rho=0.7).build(network)
-    seen = []
-
-    def backward():
-        seen.append(network.w)
-        return network.backward()
-
-    loss = stepper.gradient(backward)
+    loss, _ = stepper.gradient(network.batch)
     assert loss.item() == pytest.approx((A * W**2).sum().item() / 2)
-    assert len(seen) == 2
-    assert (seen[1] - seen[0]).norm().item() == pytest.approx(0.7, rel=1e-12)
+    assert len(network.seen) == 2
+    assert (network.seen[1] - network.seen[0]).norm().item() == pytest.approx(0.7, rel=1e-12)
 
 
 def test_sam_at_a_stationary_point_stays():
@@ -128,7 +102,7 @@ def test_sam_restores_the_parameters_exactly():
     x = torch.randn(10, 100, generator=generator)
     before = network.weight.detach().clone()
     stepper = SAM(rho=0.05).build(network)
-    stepper.gradient(lambda: (network(x) ** 2).sum().backward())
+    stepper.gradient(Objective(network, lambda: (network(x) ** 2).sum()))
     assert torch.equal(network.weight, before)
 
 
@@ -139,14 +113,14 @@ def test_sam_restores_the_parameters_exactly():
             SAM(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1, rho=0.0),
             SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
         ),
-        (SAMAdamW(lr=0.1, rho=0.0), AdamW(lr=0.1)),
+        (SAM(base=AdamW(lr=0.1), rho=0.0), AdamW(lr=0.1)),
     ],
 )
 def test_rho_zero_is_the_base_optimizer_bit_for_bit_and_costs_one_gradient(sam, base):
     assert torch.equal(after(sam, 5), after(base, 5))
     network = Quadratic()
-    sam.build(network).gradient(network.backward)
-    assert network.gradients == 1
+    sam.build(network).gradient(network.batch)
+    assert len(network.seen) == 1
 
 
 def test_sam_moves_batch_norm_statistics_in_the_first_pass_only():
@@ -155,7 +129,7 @@ def test_sam_moves_batch_norm_statistics_in_the_first_pass_only():
     x = torch.randn(4, 3, 8, 8, generator=generator)
     once = copy.deepcopy(network)
     once(x)
-    SAM(rho=0.5).build(network).gradient(lambda: network(x).square().mean().backward())
+    SAM(rho=0.5).build(network).gradient(Objective(network, lambda: network(x).square().mean()))
     for (name, buffer), (_, expected) in zip(network.named_buffers(), once.named_buffers(), strict=True):
         assert torch.equal(buffer, expected), name
     assert all(m.track_running_stats for m in network.modules() if isinstance(m, nn.BatchNorm2d))
@@ -167,34 +141,34 @@ def test_sam_second_gradient_uses_batch_statistics():
     x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
     reference = copy.deepcopy(network)
 
-    def backward(net):
-        (net(x) - 1).square().mean().backward()
+    def loss(net):
+        return (net(x) - 1).square().mean()
 
-    SAM(rho=0.3).build(network).gradient(lambda: backward(network))
-    backward(reference)
+    SAM(rho=0.3).build(network).gradient(Objective(network, lambda: loss(network)))
+    loss(reference).backward()
     norm = torch.cat([p.grad.flatten() for p in reference.parameters()]).norm()
     with torch.no_grad():
         for p in reference.parameters():
             p += 0.3 * p.grad / norm
             p.grad = None
-    backward(reference)
+    loss(reference).backward()
     for p, q in zip(network.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("optimizer", [SGD(momentum=0.9), AdamW(), SAM(momentum=0.9), SAMAdamW()])
+@pytest.mark.parametrize("optimizer", [SGD(momentum=0.9), AdamW(), SAM(momentum=0.9), SAM(base=AdamW())])
 def test_state_dict_continues_bit_for_bit(optimizer):
     network = Quadratic()
     stepper = optimizer.build(network)
     for _ in range(3):
-        stepper.gradient(network.backward)
+        stepper.gradient(network.batch)
         stepper.step()
     copied = Quadratic(network.w)
     continued = optimizer.build(copied)
     continued.load_state_dict(copy.deepcopy(stepper.state_dict()))
     for n, s in ((network, stepper), (copied, continued)):
         for _ in range(3):
-            s.gradient(n.backward)
+            s.gradient(n.batch)
             s.step(0.5)
     assert torch.equal(network.w, copied.w)
 
@@ -247,7 +221,7 @@ def test_a_stepper_continues_from_its_state_exactly():
 
     def step(network, stepper, i):
         x = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(i))
-        stepper.gradient(lambda: (network(x) ** 2).sum().backward())
+        stepper.gradient(Objective(network, lambda: (network(x) ** 2).sum()))
         stepper.step(1 / (i + 1))
 
     straight = network()

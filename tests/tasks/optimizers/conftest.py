@@ -1,0 +1,8 @@
+"""Makes `objectives` importable: the suite imports test modules by path, not from packages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
