@@ -1,0 +1,51 @@
+"""What the convolutional networks with normalisation share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import InvalidValue
+from .model import Model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["NormalisedNet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalisedNet(Model):
+    """A convolutional network for images with a normalisation at each convolution.
+
+    Attributes:
+        norm: "batch": BatchNorm. "group": GroupNorm, which treats each example alone, with gcd(32, channels)
+            groups: the 32 of Wu and He 2018 wherever 32 divides the channels. "none": no normalisation;
+            the convolutions then have biases, which otherwise only the normalisations have.
+        initialisation: "default": PyTorch's default for every layer. "he": what the papers' own code does,
+            convolutions normal with variance 2/(k² · output channels) (He et al. 2015), all biases 0, the
+            weights of the dense layer by default: weights about 2.4 times as long. A normalised network computes the
+            same at any length, but the size of its steps, of its curvature and of a SAM ball of given ρ
+            relative to its weights is another. Without normalisation "he" doubles the variance with each
+            residual block.
+    """
+
+    norm: Literal["batch", "group", "none"] = "batch"
+    initialisation: Literal["default", "he"] = "default"
+
+    def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
+        from ._initialise import initialise
+
+        initialise(network, generator, he=self.initialisation == "he")
+
+    def channels_of(self, shape: tuple[int, ...], smallest: int = 1) -> int:
+        """The channels of examples of this shape.
+
+        Raises:
+            InvalidValue: they are no images, or of fewer than `smallest` pixels a side.
+        """
+        if len(shape) != 3 or min(shape[1:]) < smallest:
+            least = f" of at least {smallest}×{smallest} pixels" if smallest > 1 else ""
+            raise InvalidValue(f"{type(self).__name__} takes images{least}, not examples of shape {shape}.")
+        return shape[0]
