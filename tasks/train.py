@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from .data.augment import Augment
 from .data.dataset import Data, Dataset, Split, load_data
+from .data.label_noise import class_map, noisy_labels
 from .errors import InvalidValue
 from .evaluation import arithmetic, evaluate
 from .minibatch import Minibatch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Train", "noisy_labels"]
+__all__ = ["Train"]
 
 EVALUATED = 1000  # examples in one pass when BatchNorm's statistics are estimated anew
 CHECK_EVERY = 50  # steps between two looks at whether the loss is still finite: each waits for the device
@@ -43,8 +44,8 @@ class Train(Task):
     (`labels`: those trained on, shape (n,); `changed`: indices of those that are not the true ones).
 
     Streams of randomness: "init" draws the initial parameters, "order" the batches, "augmentation" the
-    crops and flips, "label_noise" the labels, "noise" dropout's masks and what regularisers draw. Each epoch
-    has its own part of "order", "augmentation" and "noise".
+    crops, flips and cutout, "label_noise" the labels, "noise" dropout's masks and what regularisers draw.
+    Each epoch has its own part of "order", "augmentation" and "noise".
     The same seeds give the same bytes on the same hardware and number of threads, and so does a training
     that was interrupted: it continues after the last epoch of which there is a snapshot.
 
@@ -58,7 +59,12 @@ class Train(Task):
         micro_batch_size: largest number of examples in one forward and backward pass; the gradients of a larger
             batch are added up part by part, which takes less memory. None for no limit.
         augment: random changes to the training images; None for none.
-        label_noise: share of the training labels replaced by another class, uniform over the others.
+        label_noise: share of the training labels that are replaced by wrong ones; with asymmetric noise, of
+            the labels of those classes that are mistaken for another (see `tasks.data.label_noise`).
+        label_noise_kind: "symmetric" takes any of the other classes, uniformly; "asymmetric" the one that the
+            class is mistaken for.
+        label_noise_map: for asymmetric noise, pairs (class, class it is mistaken for); None for the map
+            usual on the dataset, which CIFAR10 and CIFAR100 have.
         regularisers: further changes to examples, loss, gradient or weights of each step, in this order.
         clip_norm: largest norm of the gradient that a step uses; None for no limit.
         precision: of the training's forward and backward passes. "float32" is just that; "tf32" lets
@@ -79,6 +85,8 @@ class Train(Task):
     micro_batch_size: Annotated[int, AtLeast(1)] | None = None
     augment: Augment | None = None
     label_noise: Annotated[float, AtLeast(0), AtMost(1)] = 0.0
+    label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
+    label_noise_map: tuple[tuple[int, int], ...] | None = None
     regularisers: tuple[Regulariser, ...] = ()
     clip_norm: Annotated[float, MoreThan(0)] | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
@@ -130,6 +138,9 @@ class Train(Task):
         ),
     )
 
+    def validate(self) -> None:
+        class_map(self.label_noise_kind, self.label_noise_map, self.dataset)
+
     def run(self, ctx: Context, dataset: Artifact) -> Generator[Results, None, Results]:
         """Train, reporting after each epoch.
 
@@ -143,7 +154,7 @@ class Train(Task):
             the scalars in `metrics`. Of a diverged training the losses, accuracies and norms are None.
 
         Raises:
-            InvalidValue: model, augmentation and dataset do not go together.
+            InvalidValue: model, augmentation, label noise and dataset do not go together.
         """
         import torch
 
@@ -152,8 +163,12 @@ class Train(Task):
         device = ctx.device
         data = load_data(ctx, dataset)
         train = data.train
+        confusions = class_map(self.label_noise_kind, self.label_noise_map, self.dataset, data.classes)
         if self.label_noise > 0:
-            labels, changed = noisy_labels(train.y.cpu(), data.classes, self.label_noise, ctx.generator("label_noise"))
+            labels, changed = noisy_labels(
+                train.y.cpu(), data.classes, self.label_noise, ctx.generator("label_noise"), confusions
+            )
+            ctx.log(f"label noise: {len(changed)} of {len(labels)} labels are wrong")
             ctx.save_arrays("label_noise", labels=labels, changed=changed)
             train = Split(train.x, labels.to(device))
 
@@ -214,9 +229,11 @@ class Train(Task):
                 for step in range(steps):
                     rows = order[step * batch : (step + 1) * batch]
                     x, y = train.x.index_select(0, rows), train.y.index_select(0, rows)
-                    if self.augment is not None:
-                        x = self.augment.apply(x, drawn[step * batch : (step + 1) * batch])
-                    x = data.normalise(x)
+                    if self.augment is None:
+                        x = data.normalise(x)
+                    else:
+                        own = drawn[step * batch : (step + 1) * batch]
+                        x = self.augment.cut_out(data.normalise(self.augment.apply(x, own)), own)
                     if channels_last:
                         x = x.contiguous(memory_format=torch.channels_last)
                     minibatch = Minibatch(
@@ -296,27 +313,6 @@ class Train(Task):
             results["generalisation_gap"] = results["test_loss"] - results["train_loss"]
             results["grad_norm"] = history["grad_norm"][-1]
         return results
-
-
-def noisy_labels(
-    labels: torch.Tensor, classes: int, share: float, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels of which round(share · n) are replaced by one of the other classes, uniformly.
-
-    With the same generator, a smaller share changes some of the labels that a larger one changes, and in
-    the same way.
-
-    Returns:
-        the labels, int64 of shape (n,), and the sorted indices of those changed.
-    """
-    import torch
-
-    order = torch.randperm(len(labels), generator=generator)
-    shifts = torch.randint(1, classes, (len(labels),), generator=generator)
-    changed = order[: round(share * len(labels))].sort().values
-    noisy = labels.clone()
-    noisy[changed] = (labels[changed] + shifts[changed]) % classes
-    return noisy, changed
 
 
 def save_weights(network: nn.Module, ctx: Context) -> None:

@@ -108,8 +108,10 @@ DIVERGES = SGD(lr=1e3, momentum=0.9, weight_decay=1e-3)
         {
             "optimizer": SAM(base=AdamW(lr=0.01)),
             "model": Normalised(),
-            "augment": Augment(padding=1),
-            "label_noise": 0.2,
+            "augment": Augment(padding=1, cutout=3),
+            "label_noise": 0.4,
+            "label_noise_kind": "asymmetric",
+            "label_noise_map": ((1, 7), (7, 1)),
         },
         {"optimizer": SAM(lr=0.05, momentum=0.9), "model": Normalised(), "precision": "bf16"},
         {"optimizer": DIVERGES, "epochs": 5},

@@ -18,7 +18,7 @@ from tasks.optimizers import SAM, SGD, AdamW
 from tasks.regularisers import Regulariser
 from tasks.schedules import Cosine
 from tasks.task import Artifact, Context, drain, execute
-from tasks.train import Train, noisy_labels
+from tasks.train import Train
 
 DIGITS = Digits(train_size=200)
 SMALL = Train(dataset=DIGITS, model=MLP(widths=(16,)), optimizer=SGD(lr=0.1, momentum=0.9), epochs=2, batch_size=32)
@@ -120,7 +120,7 @@ def test_it_learns(tmp_path):
     [
         {},
         {"optimizer": AdamW(lr=0.01)},
-        {"optimizer": SAM(lr=0.1, momentum=0.9, rho=0.1), "augment": Augment(padding=1), "label_noise": 0.2},
+        {"optimizer": SAM(lr=0.1, momentum=0.9, rho=0.1), "augment": Augment(padding=1, cutout=2), "label_noise": 0.2},
         {"optimizer": SAM(base=AdamW(), rho=0.1), "model": SimpleCNN()},
         {"precision": "bf16", "clip_norm": 1.0},
         {"precision": "tf32", "deterministic": False},
@@ -216,36 +216,35 @@ def test_labels_depend_on_label_noise_alone(train):
 # Label noise
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
-def test_noisy_labels_rate_and_targets(share):
-    classes, n = 5, 20_000
-    labels = torch.arange(n) % classes
-    noisy, changed = noisy_labels(labels, classes, share, torch.Generator().manual_seed(0))
-    assert len(changed) == round(share * n)
-    assert (noisy[changed] != labels[changed]).all()
-    untouched = torch.ones(n, dtype=torch.bool)
-    untouched[changed] = False
-    assert torch.equal(noisy[untouched], labels[untouched])
-    if len(changed):  # uniform over the other classes: chi-square with 3 degrees of freedom for each class
-        for c in range(classes):
-            counts = torch.bincount(noisy[changed][labels[changed] == c], minlength=classes)
-            others = counts[torch.arange(classes) != c].double()
-            expected = others.sum() / (classes - 1)
-            assert ((others - expected) ** 2 / expected).sum() < 20  # p < 2e-4
+ASYMMETRIC = {"label_noise_kind": "asymmetric", "label_noise_map": ((1, 7), (3, 8), (8, 3))}
 
 
-def test_less_label_noise_is_a_part_of_more():
-    labels = torch.arange(1000) % 10
-    few, some = noisy_labels(labels, 10, 0.1, torch.Generator().manual_seed(3))
-    many, more = noisy_labels(labels, 10, 0.4, torch.Generator().manual_seed(3))
-    assert set(some.tolist()) < set(more.tolist())
-    assert torch.equal(few[some], many[some])
+def test_asymmetric_noise_follows_the_map(train, digits):
+    true = digits.array("train_y")
+    saved = train(dataclasses.replace(SMALL, label_noise=0.4, **ASYMMETRIC)).arrays("label_noise")
+    changed = saved["changed"]
+    assert len(changed) == round(0.4 * np.isin(true, [1, 3, 8]).sum())
+    pairs = {*zip(true[changed].tolist(), saved["labels"][changed].tolist(), strict=True)}
+    assert pairs == {(1, 7), (3, 8), (8, 3)}
 
 
-def test_label_noise_is_recorded_and_touches_training_labels_only(train, digits):
-    artifact = train(dataclasses.replace(SMALL, label_noise=0.3))
+def test_label_noise_follows_the_datasets_own_map(train, digits):
+    @dataclasses.dataclass(frozen=True)
+    class Confusing(Digits):
+        confusions = ((0, 6),)
+
+    task = dataclasses.replace(SMALL, dataset=Confusing(), label_noise=1.0, label_noise_kind="asymmetric")
+    true, saved = digits.array("train_y"), train(task).arrays("label_noise")
+    assert np.array_equal(saved["labels"], np.where(true == 0, 6, true))
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"), [({}, lambda y: 60), (ASYMMETRIC, lambda y: round(0.3 * np.isin(y, [1, 3, 8]).sum()))]
+)
+def test_label_noise_is_recorded_and_touches_training_labels_only(train, digits, changes, count):
+    artifact = train(dataclasses.replace(SMALL, label_noise=0.3, **changes))
     saved, true = artifact.arrays("label_noise"), digits.array("train_y")
-    assert len(saved["changed"]) == 60
+    assert len(saved["changed"]) == count(true)
     assert np.array_equal(np.flatnonzero(saved["labels"] != true), saved["changed"])
     data = load_data(Context(digits.dir, device="cpu"), digits)
     assert np.array_equal(data.train.y.numpy(), true)  # shared data is untouched
@@ -339,6 +338,27 @@ def test_features_train_too(tmp_path):
     assert execute(task, dataset, folder=tmp_path / "trained").results["train_accuracy"] > 0.9
 
 
+def test_cutout_takes_out_what_the_network_would_see(train):
+    """Against the same training without: the same crops and flips, and up to nine pixels at the mean."""
+    shown = []
+
+    class Looking(MLP):
+        def module(self, shape, classes):
+            network = super().module(shape, classes)
+            network.register_forward_pre_hook(lambda module, x: shown.append(x[0]) if module.training else None)
+            return network
+
+    task = dataclasses.replace(SMALL, model=Looking(), epochs=1)
+    for side in (0, 3):
+        train(dataclasses.replace(task, augment=Augment(padding=1, cutout=side)))
+    whole, cut = torch.cat(shown[:6]), torch.cat(shown[6:])
+    holes = cut != whole
+    assert not cut[holes].any()  # 0 after the normalisation: the mean of the training set
+    assert holes.flatten(1).any(1).float().mean() > 0.9
+    assert holes.sum((1, 2, 3)).max() <= 9
+    assert torch.equal(cut[~holes], whole[~holes])
+
+
 def test_dropout_is_refused(train):
     class Dropping(Model):
         def module(self, shape, classes):
@@ -356,6 +376,11 @@ def test_dropout_is_refused(train):
         ({"batch_size": 1.5}, "batch_size must be an integer"),
         ({"label_noise": 1.5}, r"label_noise must be at most 1, not 1\.5"),
         ({"label_noise": -0.1}, "label_noise must be at least 0"),
+        ({"label_noise_kind": "random"}, "label_noise_kind must be one of 'symmetric', 'asymmetric'"),
+        ({"label_noise_kind": "asymmetric"}, "Digits has no published map of classes"),
+        ({"label_noise_map": ((1, 7),)}, "label_noise_kind is 'symmetric'"),
+        ({"label_noise_kind": "asymmetric", "label_noise_map": ((1, 10),)}, r"\(1, 10\) is not a pair of classes of"),
+        ({"label_noise_map": ((1, 2, 3),)}, r"label_noise_map\[0\] must have 2 elements, not 3"),
         ({"clip_norm": 0}, "clip_norm must be more than 0"),
         ({"precision": "fp16"}, "precision must be one of"),
         ({"optimizer": "sgd"}, "optimizer must be an Optimizer"),

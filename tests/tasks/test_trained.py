@@ -76,8 +76,11 @@ def test_evaluation_set_of_impossible_size(trained, examples):
         t.evaluation_set("train", examples)
 
 
-def test_labels_are_those_trained_on(trained, digits):
-    artifact, ctx = trained(label_noise=0.5)
+@pytest.mark.parametrize(
+    "changes", [{}, {"label_noise_kind": "asymmetric", "label_noise_map": ((1, 7), (7, 1), (2, 3))}]
+)
+def test_labels_are_those_trained_on(trained, digits, changes):
+    artifact, ctx = trained(label_noise=0.5, **changes)
     noisy, clean = load_trained(ctx, artifact), load_trained(ctx, trained()[0])
     assert np.array_equal(noisy.data.train.y.numpy(), artifact.arrays("label_noise")["labels"])
     assert np.array_equal(clean.data.train.y.numpy(), digits.array("train_y"))
