@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tasks.errors import InvalidValue
-from tasks.models import MLP, Model, ResNet18, SimpleCNN
+from tasks.models import MLP, DenseNet, Linear, Model, ResNet18, SimpleCNN, WideResNet
 
 
 def generator(seed=0):
@@ -36,7 +36,17 @@ def test_parameter_count_and_output(model, shape, classes, parameters):
     assert torch.isfinite(outputs).all()
 
 
-@pytest.mark.parametrize("model", [MLP(), SimpleCNN(), ResNet18()])
+SPECIFICATIONS = [
+    MLP(),
+    SimpleCNN(),
+    ResNet18(),
+    WideResNet(depth=10, width=1, norm="none"),
+    DenseNet(depth=10),
+    Linear(),
+]
+
+
+@pytest.mark.parametrize("model", SPECIFICATIONS)
 def test_initial_parameters_depend_on_the_generator_alone(model):
     def state(seed, global_seed):
         torch.manual_seed(global_seed)
