@@ -275,8 +275,8 @@ def _settings(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     labels = Counter(s.label for s in settings)
     found = []
     for s in settings:
-        config = {p: v if v is None or isinstance(v, (bool, int, float, str)) else show(v) for p, v in s.config.items()}
-        names = {path: short_name(path, s.config) for path in s.config}
+        config = {p: v if v is None or isinstance(v, (bool, int, float, str)) else show(v) for p, v in s.told.items()}
+        names = {path: short_name(path, s.told) for path in s.told}
         label = s.label if labels[s.label] == 1 else f"{s.label} (#{s.index})"
         found.append({"index": s.index, "label": label, "config": config, "names": names})
     return found

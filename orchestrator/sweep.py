@@ -18,6 +18,7 @@ from tasks.spec import Spec, is_space
 from tasks.task import GroupProbe, PairProbe, Probe, Task
 
 from .keys import canonical
+from .options import expanded, in_words
 from .slots import checked_slot
 
 Seeds = Mapping[str, int]
@@ -44,16 +45,20 @@ class Setting:
         index: position in the order of declaration.
         config: value by path ("train.optimizer.rho") of what the sweep varies.
         train: the training with these values.
+        told: `config` for people: of a value that is an object, its class and the fields that vary.
     """
 
     index: int
     config: Mapping[str, Any]
     train: Task
+    told: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """The varied values in words: "rho=0.05", or "default" if nothing is varied."""
-        return ", ".join(f"{short_name(p, self.config)}={show(v)}" for p, v in self.config.items()) or "default"
+        objects = {p for p, v in self.config.items() if isinstance(v, Spec)}
+        words = [show(v) if p in objects else f"{short_name(p, self.told)}={show(v)}" for p, v in self.told.items()]
+        return ", ".join(words) or "default"
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,7 @@ class Sweep:
     @property
     def space(self) -> dict[str, Any]:
         """The search spaces by path, in the order of the fields."""
-        return spaces(self.train, "train")
+        return {path: expanded(path, space) for path, space in spaces(self.train, "train").items()}
 
     def settings(self) -> list[Setting]:
         """All settings of a grid or random sweep, without repetition.
@@ -257,7 +262,8 @@ class Sweep:
         train: Any = self.train
         for path, value in config.items():
             train = _replaced(train, path.split(".")[1:], plain(value), path)
-        return Setting(index, {p: plain(v) for p, v in config.items()}, train)
+        values = {p: plain(v) for p, v in config.items()}
+        return Setting(index, values, train, in_words(values, self.space))
 
     def override(self, overrides: Mapping[str, Any]) -> Sweep:
         """This sweep with other values at some paths: "train.epochs", "probes.Lanczos.k", "seeds".

@@ -45,6 +45,10 @@ def views(study: Study) -> list[View]:
     sizes = {p: len(_values(study, p)) for p in paths}
     numeric = [p for p in paths if _is_numeric(_values(study, p))]
     full = math.prod(sizes.values()) == len(settings)
+    partial = [p for p in paths if _is_numeric([v for v in _values(study, p) if v is not None])]
+    if not full and not numeric and len(partial) == 1:  # a grid of objects, of which some have the parameter
+        others = [p for p in paths if p not in partial]
+        return [_view(study, partial[0], others), *([_view(study, None, [])] if len(settings) <= 12 else [])]
     if full:
         x = max(numeric or paths, key=lambda p: sizes[p])
         others = [p for p in paths if p != x]
@@ -55,17 +59,17 @@ def views(study: Study) -> list[View]:
 
 def _view(study: Study, path: str | None, others: list[str] | None) -> View:
     """`others`: the parameters that make the lines; None if points differ in more than these."""
-    settings = study.settings
-    values = _values(study, path) if path else [s.label for s in settings]
+    settings = [s for s in study.settings if path is None or s.config.get(path) is not None]
+    values = list(dict.fromkeys(s.config[path] if path else s.label for s in settings))
     numeric = path is not None and _is_numeric(values)
     if numeric:
         x = {s.index: float(s.config[str(path)]) for s in settings}
     else:
-        x = {s.index: float(values.index(s.config.get(path) if path else s.label)) for s in settings}
+        x = {s.index: float(values.index(s.config[path] if path else s.label)) for s in settings}
     names: list[str] = []
     series = {}
     for s in settings:
-        name = ", ".join(f"{s.names[p]}={_shown(s.config[p])}" for p in others or [])
+        name = ", ".join(f"{s.names[p]}={_shown(s.config[p])}" for p in others or [] if p in s.config)
         if name not in names:
             names.append(name)
         series[s.index] = names.index(name)

@@ -95,7 +95,35 @@ def test_a_grid_in_a_part_and_of_parts() -> None:
     settings = sweep(train=Fit(optimizer=Downhill(lr=grid(0.1, 0.2)))).settings()
     assert [s.train.optimizer.lr for s in settings] == [0.1, 0.2]
     settings = sweep(train=Fit(optimizer=grid(Downhill(), Sideways(angle=2.0)))).settings()
-    assert [s.label for s in settings] == ["optimizer=Downhill", "optimizer=Sideways(angle=2)"]
+    assert [s.label for s in settings] == ["Downhill", "Sideways"]
+
+
+def test_a_grid_within_an_option_of_a_grid_is_multiplied_out() -> None:
+    options = grid(Downhill(), Sideways(lr=grid(0.1, 0.2), angle=grid(1.0, 2.0)), Sideways(lr=0.2, angle=2.0))
+    declared = sweep(train=Fit(optimizer=options))
+    settings = declared.settings()
+    assert [s.train.optimizer for s in settings] == [
+        Downhill(),
+        *(Sideways(lr=lr, angle=angle) for lr in (0.1, 0.2) for angle in (1.0, 2.0)),
+    ]
+    assert settings[0].label == "Downhill"
+    assert settings[3].told == {
+        "train.optimizer": "Sideways",
+        "train.optimizer.lr": 0.2,
+        "train.optimizer.angle": 1.0,
+    }
+    changed = declared.override({"train.optimizer.lr": grid(0.3, 0.4)})  # in each option that has it
+    assert len(changed.settings()) == 2 + 2 * 2
+
+
+def test_only_a_grid_may_stand_within_a_grid() -> None:
+    tune = pytest.importorskip("ray.tune")
+    with pytest.raises(InvalidValue) as error:
+        sweep(train=Fit(optimizer=grid(Downhill(lr=tune.uniform(0, 1))))).settings()
+    assert "lr of an option of train.optimizer must be a grid" in sentence(error)
+    with pytest.raises(InvalidValue) as error:
+        sweep(train=Fit(optimizer=tune.choice([Downhill(lr=grid(0.1))]))).settings()
+    assert "only a grid may hold another" in sentence(error)
 
 
 def test_equal_settings_are_one() -> None:
