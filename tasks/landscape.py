@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .batchnorm import estimate_statistics
 from .errors import UserError
 
 __all__ = ["Landscape", "filter_normalised", "flatten", "full_precision", "has_batchnorm"]
@@ -97,21 +98,8 @@ class Landscape:
 
         Every other layer stays in eval mode (no dropout). Nothing happens without BatchNorm.
         """
-        layers = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        if not layers:
-            return
         self.move(w)
-        before = [layer.momentum for layer in layers]
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain average over the batches
-            layer.train()
-        # Equal batches: the average weighs every batch alike.
-        for xs in x.tensor_split(max(1, round(len(x) / self.batch_size))):
-            self.model(xs)
-        for layer, momentum in zip(layers, before, strict=True):
-            layer.momentum = momentum
-        self.model.eval()
+        estimate_statistics(self.model, x.tensor_split(max(1, round(len(x) / self.batch_size))))
 
 
 def filter_normalised(landscape: Landscape, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+from ..batchnorm import frozen_statistics
 from ..errors import InvalidValue
 from ..minibatch import Minibatch
 from ..schedules import Constant, Schedule
@@ -186,18 +187,3 @@ def taken(parameters: list[nn.Parameter]) -> list[Tensor]:
     for parameter in parameters:
         parameter.grad = None
     return gradients
-
-
-@contextmanager
-def frozen_statistics(network: nn.Module) -> Iterator[None]:
-    """Forward passes still use the batch's statistics, but leave the running ones alone."""
-    from torch.nn.modules.batchnorm import _NormBase
-
-    tracking = [m for m in network.modules() if isinstance(m, _NormBase) and m.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
