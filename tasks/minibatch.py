@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,10 +23,17 @@ class Minibatch:
         x: normalised examples, float32 of shape (n, *shape).
         targets: classes, int64 of shape (n,); or probabilities of classes, float32 of shape (n, classes).
         rows: indices of the examples in the training set, int64 of shape (n,); None if they come from elsewhere.
+        classes: how many there are; None if unknown.
         label_smoothing: share of each target that is spread evenly over all classes.
-        penalties: terms of the loss besides the mean cross-entropy, each a function of the logits (n, classes)
-            that returns a scalar. They are part of g and g⁺. Weight decay is not one of them.
-        before_forward: called before each forward pass, to set what is random in it to the step's own state.
+        penalties: terms of the loss besides the mean cross-entropy, each a function of the minibatch, or part,
+            and of its logits (n, classes) that returns a scalar. They are part of g and g⁺. Weight decay is not
+            one of them.
+        extra: what penalties need of each example, by name: tensors of n rows.
+        weight_noise: added to the parameters of these names in every forward pass: the loss is L(w + ξ).
+        before_forward: called before each forward pass with `offset`, to set what is random in it to the step's
+            own state.
+        offset: place of the first example in the minibatch of the step; above 0 in parts of it.
+        head: a layer whose input each `outputs()` leaves in `features`; None for none.
         micro: largest number of examples in one pass of `backward`; more are added up part by part. None for
             no limit. Refused for a network with BatchNorm, for which parts are another function.
     """
@@ -38,6 +46,7 @@ class Minibatch:
         *,
         forward: Callable[[Tensor], Tensor] | None = None,
         rows: Tensor | None = None,
+        classes: int | None = None,
         precision: str = "float32",
         micro: int | None = None,
     ) -> None:
@@ -50,9 +59,15 @@ class Minibatch:
         self.x = x
         self.targets = targets
         self.rows = rows
+        self.classes = classes
         self.label_smoothing = 0.0
-        self.penalties: list[Callable[[Tensor], Tensor]] = []
-        self.before_forward: list[Callable[[], None]] = []
+        self.penalties: list[Callable[[Minibatch, Tensor], Tensor]] = []
+        self.extra: dict[str, Tensor] = {}
+        self.weight_noise: dict[str, Tensor] = {}
+        self.before_forward: list[Callable[[int], None]] = []
+        self.offset = 0
+        self.head: nn.Module | None = None
+        self.features: Tensor | None = None
         self.micro = micro
         self._forward: Callable[[Tensor], Tensor] = forward or network
         self._precision = precision
@@ -60,25 +75,59 @@ class Minibatch:
     def __len__(self) -> int:
         return len(self.x)
 
-    def outputs(self) -> Tensor:
-        """Logits at the parameters as they are, float32 (float64 for such a network) of shape (n, classes)."""
+    def outputs(self, x: Tensor | None = None) -> Tensor:
+        """Logits at the parameters as they are, float32 (float64 for such a network) of shape (n, classes).
+
+        Args:
+            x: other examples in the place of the minibatch's, under the same rules; `features` stays as it is.
+        """
         import torch
 
         for prepare in self.before_forward:
-            prepare()
-        with torch.autocast(self.x.device.type, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
-            outputs = self._forward(self.x)
+            prepare(self.offset)
+        looking = nullcontext() if self.head is None or x is not None else self._looking(self.head)
+        with looking, torch.autocast(self.x.device.type, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
+            outputs = self._call(self.x if x is None else x)
         return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+    def _call(self, x: Tensor) -> Tensor:
+        if not self.weight_noise:
+            return self._forward(x)
+        from torch.func import functional_call
+
+        names = dict(self.network.named_parameters())
+        moved = {name: names[name] + noise for name, noise in self.weight_noise.items()}
+        if self._forward is not self.network:  # a compiled network calls the one within it so
+            moved = {f"_orig_mod.{name}": parameter for name, parameter in moved.items()}
+        outputs: Tensor = functional_call(cast("nn.Module", self._forward), moved, (x,))
+        return outputs
+
+    @contextmanager
+    def _looking(self, head: nn.Module) -> Iterator[None]:
+        """Within it a forward pass leaves the input of `head` in `features`."""
+
+        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.features = inputs[0]
+
+        hook = head.register_forward_pre_hook(look)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def losses(self, outputs: Tensor) -> Tensor:
         """Cross-entropy of each example, shape (n,), without the penalties."""
         return self._cross_entropy(outputs, "none")
 
+    def cross_entropy(self, outputs: Tensor) -> Tensor:
+        """Mean cross-entropy, a scalar, without the penalties."""
+        return self._cross_entropy(outputs, "mean")
+
     def loss(self, outputs: Tensor) -> Tensor:
         """The loss of the step, a scalar: mean cross-entropy and the penalties."""
-        total = self._cross_entropy(outputs, "mean")
+        total = self.cross_entropy(outputs)
         for penalty in self.penalties:
-            total = total + penalty(outputs)
+            total = total + penalty(self, outputs)
         return total
 
     def _cross_entropy(self, outputs: Tensor, reduction: str) -> Tensor:
@@ -99,9 +148,8 @@ class Minibatch:
             loss = self.loss(outputs)
             loss.backward()
             return loss.detach(), outputs.detach()
-        parts = [self.part(rows) for rows in torch.arange(len(self), device=self.x.device).split(self.micro)]
         total, logits = torch.zeros((), device=self.x.device), []
-        for part in parts:
+        for part in self.parts():
             outputs = part.outputs()
             loss = part.loss(outputs) * (len(part) / len(self))
             loss.backward()
@@ -109,16 +157,29 @@ class Minibatch:
             logits.append(outputs.detach())
         return total, torch.cat(logits)
 
-    def part(self, index: Tensor | slice) -> Minibatch:
-        """The minibatch of some of the examples, under the same rules."""
+    def parts(self) -> list[Minibatch]:
+        """The minibatch in parts of at most `micro` examples; itself if it is not larger."""
+        if self.micro is None or len(self) <= self.micro:
+            return [self]
+        return [self.part(slice(i, i + self.micro)) for i in range(0, len(self), self.micro)]
+
+    def part(self, index: slice) -> Minibatch:
+        """The minibatch of some of the examples, one after the other (a step of 1), under the same rules.
+
+        What is random in a forward pass, such as dropout's masks, is that of the part's own offset.
+        """
         part = Minibatch(
             self.network,
             self.x[index],
             self.targets[index],
             forward=self._forward,
             rows=None if self.rows is None else self.rows[index],
+            classes=self.classes,
             precision=self._precision,
+            micro=self.micro,
         )
-        part.label_smoothing = self.label_smoothing
+        part.label_smoothing, part.weight_noise, part.head = self.label_smoothing, self.weight_noise, self.head
         part.penalties, part.before_forward = self.penalties, self.before_forward
+        part.extra = {name: tensor[index] for name, tensor in self.extra.items()}
+        part.offset = self.offset + index.indices(len(self))[0]
         return part

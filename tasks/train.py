@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from .data.augment import Augment
@@ -159,6 +160,7 @@ class Train(Task):
         import torch
 
         from .landscape import has_batchnorm
+        from .models.dropout import has_dropout, seed_dropout
 
         device = ctx.device
         data = load_data(ctx, dataset)
@@ -173,7 +175,7 @@ class Train(Task):
             train = Split(train.x, labels.to(device))
 
         network = self.model.build(data.shape, data.classes, ctx.generator("init")).to(device)
-        _refuse_dropout(network)
+        _refuse_global_dropout(network)
         channels_last = device.type == "cpu" if self.channels_last is None else self.channels_last
         channels_last = channels_last and len(data.shape) == 3
         if channels_last:
@@ -190,6 +192,7 @@ class Train(Task):
                 f"Train: micro_batch_size={micro} would give BatchNorm less than the batch of {batch}: "
                 f"take a model without BatchNorm, or leave it out."
             )
+        dropout = has_dropout(network)
         history: dict[str, list[Any]] = {}
         diverged = False
 
@@ -224,6 +227,7 @@ class Train(Task):
                 if self.augment is not None:
                     drawn = self.augment.draw(examples, ctx.generator(f"augmentation/{epoch}")).to(device)
                 noise = [ctx.generator(f"noise/{type(r).__name__}/{epoch}") for r in self.regularisers]
+                masks = torch.randint(1 << 62, (steps,), generator=ctx.generator(f"noise/dropout/{epoch}")).tolist()
                 losses, hits, norms = (torch.zeros((), device=device) for _ in range(3))
 
                 for step in range(steps):
@@ -237,8 +241,17 @@ class Train(Task):
                     if channels_last:
                         x = x.contiguous(memory_format=torch.channels_last)
                     minibatch = Minibatch(
-                        network, x, y, forward=forward, rows=rows, precision=self.precision, micro=micro
+                        network,
+                        x,
+                        y,
+                        forward=forward,
+                        rows=rows,
+                        classes=data.classes,
+                        precision=self.precision,
+                        micro=micro,
                     )
+                    if dropout:
+                        minibatch.before_forward.append(partial(seed_dropout, network, masks[step]))
                     for regulariser, generator in zip(self.regularisers, noise, strict=True):
                         regulariser.on_batch(minibatch, generator)
 
@@ -330,12 +343,12 @@ def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in (*network.named_parameters(), *network.named_buffers())}
 
 
-def _refuse_dropout(network: nn.Module) -> None:
+def _refuse_global_dropout(network: nn.Module) -> None:
     from torch.nn.modules.dropout import _DropoutNd
 
     for name, module in network.named_modules():
         if isinstance(module, _DropoutNd) and module.p > 0:
             raise InvalidValue(
-                f"The model's layer {name!r} is a dropout: it draws from torch's global random state, "
-                f"which no seed of the study drives."
+                f"The model's layer {name!r} is a dropout that draws from torch's global random state, "
+                f"which no seed of the study drives: take Dropout of tasks.models.dropout."
             )

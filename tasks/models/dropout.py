@@ -59,13 +59,16 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-def seed_dropout(network: nn.Module, seed: int) -> None:
-    """Let the masks to come depend on `seed`, the layer's position among the network's dropouts, and the device alone.
+def seed_dropout(network: nn.Module, seed: int, part: int = 0) -> None:
+    """Let the masks to come depend on the arguments, the layer's position among the dropouts, and the device alone.
 
     Called before each of two passes, it gives both the same masks: they differentiate the same function.
+
+    Args:
+        part: tells passes on several parts of the same examples apart, which are to have masks of their own.
     """
     for position, layer in enumerate(_dropouts(network)):
-        layer.seed(entropy(f"dropout/{position}", {"dropout": seed}) >> 65)
+        layer.seed(entropy(f"dropout/{position}/{part}", {"dropout": seed}) >> 65)
 
 
 def has_dropout(network: nn.Module) -> bool:

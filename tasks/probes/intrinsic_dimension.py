@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ..errors import InvalidValue, UserError
@@ -31,7 +32,8 @@ class IntrinsicDimension(Probe):
     d · D numbers take at most 512 MiB, Fastfood above (`projection="auto"`).
 
     The training is the trial's: its optimizer, batch size, clipping and schedule, for `epochs` epochs,
-    without augmentation and without weight decay (which would pull towards w = 0, out of the subspace).
+    without augmentation, regularisers (other than the model's dropout), early stopping and weight decay
+    (which would pull towards w = 0, out of the subspace).
     The optimizer works on z/s with s = √(D/d): then s² P Pᵀ, whose mean over P is the identity,
     stands before a gradient step of plain descent, and a sign-like step (Adam) has its usual length in
     weights, so the trial's step size means the same for every d. SAM's ρ keeps its length in weights.
@@ -172,6 +174,7 @@ class IntrinsicDimension(Probe):
         import torch
 
         from ..landscape import Landscape
+        from ..models.dropout import has_dropout, seed_dropout
         from ..projections import Dense, Fastfood, Subspace
 
         device, data, train = ctx.device, trial.data, trial.train
@@ -189,8 +192,10 @@ class IntrinsicDimension(Probe):
         batch = min(train.batch_size or n, n)
         steps = n // batch
         mean = math.nan
+        dropout = has_dropout(network)
         subspace.train()
         for epoch in range(epochs):
+            masks = torch.randint(1 << 62, (steps,), generator=ctx.generator(f"dropout/{d}/{epoch}")).tolist()
             order = torch.randperm(n, generator=ctx.generator(f"subspace order/{d}/{epoch}")).to(device)
             total = torch.zeros((), device=device)
             for step in range(steps):
@@ -198,6 +203,8 @@ class IntrinsicDimension(Probe):
                 x, y = data.normalise(data.train.x[rows]), data.train.y[rows]
 
                 minibatch = Minibatch(subspace, x, y, micro=train.micro_batch_size)
+                if dropout:
+                    minibatch.before_forward.append(partial(seed_dropout, land.model, masks[step]))
                 total += stepper.gradient(minibatch, Progress(epoch * steps + step, epochs * steps, steps))[0]
                 if train.clip_norm is not None:
                     torch.nn.utils.clip_grad_norm_([subspace.z], train.clip_norm)
