@@ -117,6 +117,8 @@ class Sweep:
         probes: tasks on every trained trial.
         pairs: tasks on every pair of trials that `pair_when` admits.
         groups: tasks on all seeds of every setting.
+        setting_when: which points of the grid are settings: a function from the training with a point's values to
+            True or False; None takes all. `lambda train: train.epochs * train.dataset.train_size == 540_000`.
         metric, mode: the training's result that counts, and whether "max" or "min" of it is better.
         samples: how many times random spaces are drawn, or how many settings `search` may try.
         search: a Ray Tune search algorithm that proposes settings (`OptunaSearch()`); it sees the
@@ -141,6 +143,7 @@ class Sweep:
     pairs: Sequence[PairProbe] = ()
     groups: Sequence[GroupProbe] = ()
     pair_when: PairRule = same_setting
+    setting_when: Callable[[Any], bool] | None = None
     metric: str = "val_accuracy"
     mode: str = "max"
     samples: int = 1
@@ -174,6 +177,10 @@ class Sweep:
                 "Sweep: pair_when must be made of same_setting and same_seed (with |, & and ~), "
                 f"not {self.pair_when!r}."
             )
+        if self.setting_when is not None and not callable(self.setting_when):
+            raise InvalidValue(f"Sweep: setting_when must be a function of the training, not {self.setting_when!r}.")
+        if self.setting_when is not None and self.search is not None:
+            raise InvalidValue("Sweep: setting_when chooses points of a grid; with a search algorithm leave it out.")
         if self.mode not in ("max", "min"):
             raise InvalidValue(f"Sweep: mode must be 'max' or 'min', not {self.mode!r}.")
         if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
@@ -254,8 +261,22 @@ class Sweep:
         found: dict[str, Setting] = {}
         for config in configs:
             setting = self.setting(len(found), config)
-            found.setdefault(identity(setting.train), setting)
+            if self._wanted(setting.train):
+                found.setdefault(identity(setting.train), setting)
+        if not found:
+            raise InvalidValue(f"Sweep: setting_when admits none of the {len(configs)} points of the grid.")
         return list(found.values())
+
+    def _wanted(self, train: Task) -> bool:
+        """What `setting_when` says of a training."""
+        if self.setting_when is None:
+            return True
+        try:
+            return bool(self.setting_when(train))
+        except Exception as error:
+            raise InvalidValue(
+                f"Sweep: setting_when fails on {show(train)}: {type(error).__name__}: {error}"
+            ) from error
 
     def setting(self, index: int, config: Mapping[str, Any]) -> Setting:
         """The setting with these values for the search spaces."""
@@ -299,7 +320,7 @@ class Sweep:
 
 
 _OVERRIDABLE = (
-    "train", "seeds", "probes", "pairs", "groups", "pair_when", "metric", "mode", "samples", "search",
+    "train", "seeds", "probes", "pairs", "groups", "pair_when", "setting_when", "metric", "mode", "samples", "search",
     "scheduler", "search_seed", "slot", "snapshot_seconds",
 )  # fmt: skip
 

@@ -40,6 +40,7 @@ def views(study: Study) -> list[View]:
     """One axis that shows all settings; or for a random search, one for each parameter."""
     settings = study.settings
     paths = [p for p in dict.fromkeys(p for s in settings for p in s.config) if len(_values(study, p)) > 1]
+    paths = [p for i, p in enumerate(paths) if not any(_one_to_one(study, p, q) for q in paths[:i])]
     if len(paths) <= 1:
         return [_view(study, paths[0] if paths else None, [])]
     sizes = {p: len(_values(study, p)) for p in paths}
@@ -84,6 +85,15 @@ def _by_cell(by_setting: dict[int, T]) -> dict[tuple[int, ...], T]:
 
 def _values(study: Study, path: str | None) -> list[Any]:
     return list(dict.fromkeys(s.config.get(str(path)) for s in study.settings))
+
+
+def _one_to_one(study: Study, a: str, b: str) -> bool:
+    """Whether two parameters vary together, each value of one with one of the other.
+
+    Where no value repeats, as in a random search, that says nothing.
+    """
+    pairs = {(s.config.get(a), s.config.get(b)) for s in study.settings}
+    return len(pairs) == len(_values(study, a)) == len(_values(study, b)) < len(study.settings)
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:

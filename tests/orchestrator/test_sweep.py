@@ -116,6 +116,27 @@ def test_a_grid_within_an_option_of_a_grid_is_multiplied_out() -> None:
     assert len(changed.settings()) == 2 + 2 * 2
 
 
+def test_a_rule_chooses_points_of_the_grid() -> None:
+    chosen = sweep(
+        train=Fit(width=grid(16, 32, 64), rho=grid(0.1, 0.2, 0.4)), setting_when=lambda fit: fit.width * fit.rho == 6.4
+    )
+    assert [(s.index, s.train.width, s.train.rho) for s in chosen.settings()] == [
+        (0, 64, 0.1),
+        (1, 32, 0.2),
+        (2, 16, 0.4),
+    ]
+    for rule, words in (
+        (lambda fit: False, "setting_when admits none of the 9 points"),
+        (lambda fit: fit.depth > 1, "setting_when fails on Fit(rho=0.1): AttributeError"),
+    ):
+        with pytest.raises(InvalidValue) as error:
+            chosen.override({"setting_when": rule}).settings()
+        assert words in sentence(error)
+    with pytest.raises(InvalidValue) as error:
+        sweep(setting_when=True)
+    assert "setting_when must be a function of the training, not True" in sentence(error)
+
+
 def test_only_a_grid_may_stand_within_a_grid() -> None:
     tune = pytest.importorskip("ray.tune")
     with pytest.raises(InvalidValue) as error:
