@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .sharpness_aware import SharpnessAware
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["SAM"]
 
@@ -14,4 +18,14 @@ class SAM(SharpnessAware):
     """Sharpness-aware minimisation (Foret et al. 2021): ε = ρ g/‖g‖, step along ∇L(w + ε).
 
     `SAM(lr=0.05, momentum=0.9, rho=0.05)` is over SGD, `SAM(base=AdamW(lr=1e-3), rho=0.05)` over any other.
+
+    Attributes:
+        normalise: False is ε = ρ g, as in much of the theory (Andriushchenko and Flammarion 2022).
     """
+
+    normalise: bool = True
+
+    def perturbation(self, names: list[str], w: list[Tensor], g: list[Tensor], rho: float) -> list[Tensor]:
+        import torch
+
+        return super().perturbation(names, w, g, rho) if self.normalise else list(torch._foreach_mul(g, rho))

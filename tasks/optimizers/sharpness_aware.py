@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from .sgd import SGD
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["SharpnessAware", "SharpnessAwareStepper"]
+__all__ = ["SharpnessAware", "SharpnessAwareStepper", "length_factor"]
 
 SGD_FIELDS = ("lr", "momentum", "nesterov", "weight_decay")
 
@@ -33,7 +32,8 @@ class SharpnessAware(Optimizer):
     running statistics move at w only.
 
     Attributes:
-        lr, momentum, nesterov, weight_decay: those of SGD, the base optimizer unless `base` says another.
+        lr, momentum, nesterov, weight_decay: those of SGD, the base optimizer unless `base` says another;
+            None is SGD's own default.
         base: the optimizer that steps along the combination; None is SGD with the four fields above, which
             otherwise are the base's own business and must be left out.
         rho: size of the perturbation ε; 0 is the base optimizer, bit for bit and at its cost.
@@ -48,20 +48,12 @@ class SharpnessAware(Optimizer):
     rho_schedule: Schedule = Constant()
     base: Optimizer | None = None
 
-    def __post_init__(self) -> None:
-        if self.base is None:  # what is left out is SGD's default, so that the fields say what is done
-            defaults = {f.name: f.default for f in dataclasses.fields(SGD)}
-            for name in SGD_FIELDS:
-                if getattr(self, name) is None:
-                    object.__setattr__(self, name, defaults[name])
-        super().__post_init__()
-
     def validate(self) -> None:
         name = type(self).__name__
         if isinstance(self.base, SharpnessAware):
             raise InvalidValue(f"{name}: base is {type(self.base).__name__}, which is of the SAM family itself.")
         if self.base is None:
-            if self.nesterov and self.momentum == 0:
+            if self.nesterov and not self.momentum:
                 raise InvalidValue(f"{name}: nesterov needs a momentum above 0.")
             return
         for field in SGD_FIELDS:
@@ -73,13 +65,15 @@ class SharpnessAware(Optimizer):
 
     def base_optimizer(self) -> Optimizer:
         """The optimizer that steps along the combination."""
-        return self.base or SGD(**{name: getattr(self, name) for name in SGD_FIELDS})
+        said = {name: getattr(self, name) for name in SGD_FIELDS}
+        return self.base or SGD(**{name: value for name, value in said.items() if value is not None})
 
-    def perturbation(self, w: list[Tensor], g: list[Tensor], rho: float) -> list[Tensor]:
+    def perturbation(self, names: list[str], w: list[Tensor], g: list[Tensor], rho: float) -> list[Tensor]:
         """ε = ρ g/‖g‖ with the norm over all parameters, and 0 where ‖g‖ = 0 (Foret et al. 2021).
 
         Args:
-            w, g: one tensor for each parameter with a gradient; not to be written to.
+            names: of the parameters with a gradient, as in `network.named_parameters()`.
+            w, g: one tensor for each of them; not to be written to.
             rho: its size at this step, above 0.
 
         Returns:
@@ -87,9 +81,16 @@ class SharpnessAware(Optimizer):
         """
         import torch
 
-        norm = torch.nn.utils.get_total_norm(g)
-        scale = torch.where(norm > 0, rho / norm, torch.zeros_like(norm))
-        return list(torch._foreach_mul(g, scale))
+        return list(torch._foreach_mul(g, length_factor(g, rho)))
+
+    def refinement(
+        self, names: list[str], w: list[Tensor], g: list[Tensor], g_plus: list[Tensor], rho: float
+    ) -> list[Tensor] | None:
+        """Another perturbation ε′, found with g⁺ too: ∇L(w + ε′) then takes the place of g⁺. None for no such thing.
+
+        May write into `g_plus`, not into `g`.
+        """
+        return None
 
     def combination(self, g: list[Tensor], g_plus: list[Tensor]) -> list[Tensor]:
         """The gradient to step along: g⁺. May write into `g` and `g_plus`."""
@@ -112,6 +113,7 @@ class SharpnessAwareStepper(Stepper):
         self.inner = inner
         self.network = inner.network
         self.parameters = inner.parameters
+        self._names = {parameter: name for name, parameter in self.network.named_parameters()}
 
     def gradient(
         self,
@@ -127,17 +129,35 @@ class SharpnessAwareStepper(Stepper):
         loss, outputs = self.inner.gradient(batch, progress)
         used = self.used()
         g = taken(used)
-        with torch.no_grad():
-            epsilon = self.rule.perturbation([p.data for p in used], g, rho)
-        with self.moved(used, epsilon):
-            loss_plus, _ = batch.backward()
-        g_plus = taken(used)
+        loss_plus, g_plus = self.ascended(batch, used, g, rho)
         if observe is not None:
             observe(Gradients(batch, used, loss, outputs, g, g_plus, loss_plus))
         with torch.no_grad():
             for parameter, gradient in zip(used, self.rule.combination(g, g_plus), strict=True):
                 parameter.grad = gradient
         return loss, outputs
+
+    def ascended(
+        self, batch: Minibatch, parameters: list[nn.Parameter], g: list[Tensor], rho: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        """L(w + ε) and ∇L(w + ε), with the ε that the rule finds for this g."""
+        import torch
+
+        names, w = [self._names[p] for p in parameters], [p.data for p in parameters]
+        with torch.no_grad():
+            epsilon = self.rule.perturbation(names, w, g, rho)
+        loss_plus, g_plus = self.beside(batch, parameters, epsilon)
+        with torch.no_grad():
+            epsilon = self.rule.refinement(names, w, g, g_plus, rho)
+        return (loss_plus, g_plus) if epsilon is None else self.beside(batch, parameters, epsilon)
+
+    def beside(
+        self, batch: Minibatch, parameters: list[nn.Parameter], epsilon: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Loss and gradient at w + ε; the memory of `epsilon` is used up."""
+        with self.moved(parameters, epsilon):
+            loss, _ = batch.backward()
+        return loss, taken(parameters)
 
     @contextmanager
     def moved(self, parameters: list[nn.Parameter], epsilon: list[Tensor]) -> Iterator[None]:
@@ -177,6 +197,14 @@ class SharpnessAwareStepper(Stepper):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.inner.load_state_dict(state)
+
+
+def length_factor(tensors: list[Tensor], length: float) -> Tensor:
+    """What brings the tensors, taken as one vector, to this length: a scalar, 0 where the vector is 0."""
+    import torch
+
+    norm = torch.nn.utils.get_total_norm(tensors)
+    return torch.where(norm > 0, length / norm, torch.zeros_like(norm))
 
 
 def taken(parameters: list[nn.Parameter]) -> list[Tensor]:
