@@ -274,9 +274,8 @@ class Sweep:
         try:
             return bool(self.setting_when(train))
         except Exception as error:
-            raise InvalidValue(
-                f"Sweep: setting_when fails on {show(train)}: {type(error).__name__}: {error}"
-            ) from error
+            what = f"{type(error).__name__}: {error}".rstrip(".")
+            raise InvalidValue(f"Sweep: setting_when fails on {show(train)}: {what}.") from error
 
     def setting(self, index: int, config: Mapping[str, Any]) -> Setting:
         """The setting with these values for the search spaces."""

@@ -120,11 +120,8 @@ def test_a_rule_chooses_points_of_the_grid() -> None:
     chosen = sweep(
         train=Fit(width=grid(16, 32, 64), rho=grid(0.1, 0.2, 0.4)), setting_when=lambda fit: fit.width * fit.rho == 6.4
     )
-    assert [(s.index, s.train.width, s.train.rho) for s in chosen.settings()] == [
-        (0, 64, 0.1),
-        (1, 32, 0.2),
-        (2, 16, 0.4),
-    ]
+    found = [(s.index, s.train.width, s.train.rho) for s in chosen.settings()]
+    assert found == [(0, 64, 0.1), (1, 32, 0.2), (2, 16, 0.4)]
     for rule, words in (
         (lambda fit: False, "setting_when admits none of the 9 points"),
         (lambda fit: fit.depth > 1, "setting_when fails on Fit(rho=0.1): AttributeError"),
