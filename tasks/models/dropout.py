@@ -46,22 +46,25 @@ class Dropout(nn.Module):
     # What dynamo does not trace it does not compile again for each new seed.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _mask(self, x: torch.Tensor) -> torch.Tensor:
-        """Ones with probability 1 − p and zeros, in the shape, type and layout of x."""
+        """Which elements of x are kept: True with probability 1 − p, to within 2⁻³¹."""
         if self._seed is None:
             raise RuntimeError(
                 "Dropout is not seeded: call seed_dropout(network, seed) before a pass in training mode."
             )
         if self._generator is None or self._generator.device != x.device:
             self._generator = torch.Generator(x.device).manual_seed(self._seed)
-        return torch.empty_like(x, requires_grad=False).bernoulli_(1 - self.p, generator=self._generator)
+        # Whole numbers below 2³¹: drawn four times as fast on a CPU as by bernoulli_, which takes 64 bits for each.
+        numbers = torch.empty_like(x, dtype=torch.int32, requires_grad=False).random_(generator=self._generator)
+        return numbers < min(round((1 - self.p) * 2**31), 2**31 - 1)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
 def seed_dropout(network: nn.Module, seed: int, part: int = 0) -> None:
-    """Let the masks to come depend on the arguments, the layer's position among the dropouts, and the device alone.
+    """Let the masks to come depend on the arguments and the layer's position among the network's dropouts alone.
 
+    (And on the kind of device and the memory layout of the activations, as all that is drawn on a device.)
     Called before each of two passes, it gives both the same masks: they differentiate the same function.
 
     Args:

@@ -25,10 +25,11 @@ class NormalisedNet(Model):
             the convolutions then have biases, which otherwise only the normalisations have.
         initialisation: "default": PyTorch's default for every layer. "he": what the papers' own code does,
             convolutions normal with variance 2/(k² · output channels) (He et al. 2015), all biases 0, the
-            weights of the dense layer by default: weights about 2.4 times as long. A normalised network computes the
-            same at any length, but the size of its steps, of its curvature and of a SAM ball of given ρ
-            relative to its weights is another. Without normalisation "he" doubles the variance with each
-            residual block.
+            weights of the dense layer by default: weights about 2.4 times as long. A normalised network
+            computes the same at any length, but the size of its steps, of its curvature and of a SAM ball of
+            given ρ relative to its weights is another. Without normalisation take "he": by default the
+            signal fades with depth, and the training hardly begins. "he" doubles its variance with each
+            residual block instead.
     """
 
     norm: Literal["batch", "group", "none"] = "batch"

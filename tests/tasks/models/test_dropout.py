@@ -53,8 +53,9 @@ def test_masks_depend_on_seed_and_position_alone():
     fresh = mlp()
     seed_dropout(fresh, 5)
     assert torch.equal(fresh(x), first)
-    seed_dropout(network, 6)
-    assert not torch.equal(network(x), first)
+    for seed, part in ((6, 0), (5, 1)):
+        seed_dropout(network, seed, part)
+        assert not torch.equal(network(x), first)
 
 
 def test_the_mask_of_the_forward_pass_is_that_of_the_gradient():
