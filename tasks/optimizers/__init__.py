@@ -1,8 +1,12 @@
 """Optimizers."""
 
+from .adagrad import AdaGrad
+from .adam import Adam
 from .adamw import AdamW
 from .asam import ASAM
+from .averaging import EMA, SWA, PolyakAverage
 from .optimizer import Gradients, Optimizer, Progress, Stepper
+from .rmsprop import RMSProp
 from .sam import SAM
 from .sam_agree import SAMAgree, SAMAnatomy, SGDAgree
 from .sam_bounded import ClampSAM, ClipSAM
@@ -13,16 +17,22 @@ from .sign_magnitude import SAMDirection, SAMMagnitude, SignMagnitude
 
 __all__ = [
     "ASAM",
+    "EMA",
     "SAM",
     "SAME",
     "SGD",
+    "SWA",
+    "AdaGrad",
+    "Adam",
     "AdamW",
     "ClampSAM",
     "ClipSAM",
     "CustomSAME",
     "Gradients",
     "Optimizer",
+    "PolyakAverage",
     "Progress",
+    "RMSProp",
     "SAMAgree",
     "SAMAnatomy",
     "SAMDirection",

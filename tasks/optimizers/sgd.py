@@ -48,5 +48,5 @@ class SGD(Optimizer):
             momentum=self.momentum,
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
-            fused=True,
+            fused=True if self.momentum > 0 else None,  # without momentum the fused one is the slower on CPUs
         )

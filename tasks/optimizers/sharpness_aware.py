@@ -12,6 +12,7 @@ from ..errors import InvalidValue
 from ..minibatch import Minibatch
 from ..schedules import Constant, Schedule
 from ..spec import AtLeast, Below, MoreThan
+from .averaging import Averaging
 from .optimizer import START, Gradients, Optimizer, Progress, Stepper
 from .sgd import SGD
 
@@ -52,6 +53,9 @@ class SharpnessAware(Optimizer):
         name = type(self).__name__
         if isinstance(self.base, SharpnessAware):
             raise InvalidValue(f"{name}: base is {type(self.base).__name__}, which is of the SAM family itself.")
+        if isinstance(self.base, Averaging):
+            base = type(self.base).__name__
+            raise InvalidValue(f"{name}: base is {base}, which averages weights: put it outside, {base}({name}(…)).")
         if self.base is None:
             if self.nesterov and not self.momentum:
                 raise InvalidValue(f"{name}: nesterov needs a momentum above 0.")

@@ -214,12 +214,12 @@ class IntrinsicDimension(Probe):
                 break
         subspace.eval()
         x, y = data.normalise(data.validation.x), data.validation.y
-        with stepper.evaluating(lambda: map(data.normalise, data.train.x.split(1000))):
+        with stepper.evaluating(lambda: map(data.normalise, data.train.x.tensor_split(-(-n // 1000)))):
             return land.evaluate(subspace.weights().detach(), x, y)[1], mean
 
 
 def _within(optimizer: Any, scale: float) -> Any:
-    """The optimizer as it acts on z/s: without weight decay, which would pull to w₀, and with ρ in the units of w."""
+    """The optimizer as it acts on z/s: without weight decay, which would pull to w₀; ρ and damping in units of w."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(optimizer):
         value = getattr(optimizer, field.name)
@@ -227,6 +227,8 @@ def _within(optimizer: Any, scale: float) -> Any:
             changes[field.name] = 0.0
         elif field.name == "rho":
             changes[field.name] = value / scale
+        elif field.name == "damping":
+            changes[field.name] = value * scale**2
         elif isinstance(value, Optimizer):
             changes[field.name] = _within(value, scale)
     return dataclasses.replace(optimizer, **changes)

@@ -19,7 +19,7 @@ from tasks.data import Augment, Digits
 from tasks.errors import UserError
 from tasks.models import MLP, Model, ResNet18, SimpleCNN
 from tasks.models._initialise import initialise
-from tasks.optimizers import SAM, SGD, AdamW
+from tasks.optimizers import EMA, SAM, SGD, SWA, AdamW, RMSProp
 from tasks.schedules import Cosine
 from tasks.snapshots import decode
 from tasks.task import Artifact, Context, Task, execute
@@ -114,6 +114,8 @@ DIVERGES = SGD(lr=1e3, momentum=0.9, weight_decay=1e-3)
             "label_noise_map": ((1, 7), (7, 1)),
         },
         {"optimizer": SAM(lr=0.05, momentum=0.9), "model": Normalised(), "precision": "bf16"},
+        {"optimizer": EMA(SAM(base=AdamW(lr=0.01)), decay=0.9), "model": Normalised(), "clip_norm": 0.5},
+        {"optimizer": SWA(RMSProp(lr=0.001), start=0.5), "model": Normalised()},
         {"optimizer": DIVERGES, "epochs": 5},
     ],
     ids=lambda changes: ",".join(map(str, changes)) or "small",
