@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .convolutions import TwiceDifferentiable
 from .errors import UserError
 from .landscape import Loss, flatten
+from .per_example import per_example_gradients
 
-__all__ = ["GradientCovariance", "Hessian", "per_example_gradients"]
+__all__ = ["GradientCovariance", "Hessian"]
 
 KEEP = {"cpu": 2 << 30, "cuda": 16 << 30}  # bytes of graph that a Hessian may keep, by type of device
 
@@ -281,21 +282,6 @@ class GradientCovariance:
                 value = (losses * part).sum()
             total += flatten(list(torch.autograd.grad(value, parameters, materialize_grads=True)))
         return total.to(self.mean.dtype)
-
-
-def per_example_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Tensor:
-    """The gradient of every example's own loss, shape (m, size), by `torch.func.vmap`."""
-    names = [n for n, p in model.named_parameters() if p.requires_grad]
-    weights = {n: p.detach() for n, p in model.named_parameters()}
-    free = {n: weights[n] for n in names}
-    fixed = {**{n: w for n, w in weights.items() if n not in free}, **dict(model.named_buffers())}
-
-    def one(free: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        outputs = torch.func.functional_call(model, {**fixed, **free}, (x[None],))
-        return loss(outputs, y[None], reduction="mean")
-
-    gradients = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0))(free, x, y)
-    return torch.cat([gradients[n].flatten(1) for n in names], dim=1)
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:

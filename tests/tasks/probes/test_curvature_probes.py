@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.curvature import per_example_gradients
 from tasks.errors import InvalidValue, UserError
 from tasks.landscape import flatten
+from tasks.per_example import per_example_gradients
 from tasks.probes import GradientNoise, Lanczos, Perturbation
 from tasks.task import Context
 from tasks.trained import load_trained
