@@ -1,13 +1,15 @@
-"""Does SAM's rho flatten the minimum, and is the difference larger than the noise between seeds?"""
+"""Does SAM's or ASAM's rho flatten the minimum, and is the difference larger than the noise between seeds?"""
 
 from ray import tune
 
 from orchestrator import Sweep, same_seed, same_setting
 from tasks.data import CIFAR10, Digits
 from tasks.models import MLP, SimpleCNN
-from tasks.optimizers import SAM
+from tasks.optimizers import ASAM, SAM
 from tasks.probes import AutoNEB, Ensemble, GradientNoise, Interpolation, Lanczos, Perturbation
 from tasks.train import Train
+
+BASE = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 
 sweep = Sweep(
     train=Train(
@@ -15,7 +17,12 @@ sweep = Sweep(
         model=SimpleCNN(),
         epochs=12,
         batch_size=128,
-        optimizer=SAM(lr=0.05, momentum=0.9, weight_decay=5e-4, rho=tune.grid_search([0.0, 0.02, 0.05, 0.1, 0.2])),
+        optimizer=tune.grid_search(
+            [
+                SAM(**BASE, rho=tune.grid_search([0.0, 0.05, 0.1, 0.2, 0.5])),
+                ASAM(**BASE, rho=tune.grid_search([0.5, 1.0, 2.0])),
+            ]
+        ),
     ),
     seeds=range(5),
     probes=[Lanczos(k=3), GradientNoise(), Perturbation()],
@@ -28,6 +35,12 @@ sweep = Sweep(
         "train.dataset": Digits(),
         "train.model": MLP(),
         "train.epochs": 10,
+        "train.optimizer": tune.grid_search(
+            [
+                SAM(**BASE, rho=tune.grid_search([0.0, 0.05, 0.2])),
+                ASAM(**BASE, rho=tune.grid_search([0.5, 2.0])),
+            ]
+        ),
         "seeds": range(2),
         "pairs.Interpolation.steps": 21,
         "pairs.AutoNEB.cycles": 3,

@@ -46,15 +46,18 @@ def views(study: Study) -> list[View]:
     sizes = {p: len(_values(study, p)) for p in paths}
     numeric = [p for p in paths if _is_numeric(_values(study, p))]
     full = math.prod(sizes.values()) == len(settings)
-    partial = [p for p in paths if _is_numeric([v for v in _values(study, p) if v is not None])]
-    if not full and not numeric and len(partial) == 1:  # a grid of objects, of which some have the parameter
-        others = [p for p in paths if p not in partial]
-        return [_view(study, partial[0], others), *([_view(study, None, [])] if len(settings) <= 12 else [])]
     if full:
         x = max(numeric or paths, key=lambda p: sizes[p])
         others = [p for p in paths if p != x]
         if math.prod(sizes[p] for p in others) <= MAX_SERIES:
             return [_view(study, x, others)]
+    # A grid of objects, each with grids of its own, is no product, but may be lines along a parameter that some have.
+    partial = [p for p in paths if _is_numeric([v for v in _values(study, p) if v is not None])]
+    if not full and partial:
+        x = max(partial, key=lambda p: sizes[p])
+        view = _view(study, x, [p for p in paths if p != x])
+        if len(view.names) <= min(MAX_SERIES, len(settings) // 2):
+            return [view, *([_view(study, None, [])] if len(settings) <= 12 else [])]
     return [_view(study, p, None) for p in paths[:4]]
 
 

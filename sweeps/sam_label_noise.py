@@ -1,0 +1,60 @@
+"""Why is SAM robust to label noise: through the logits, the Jacobian, or small weights of the last layer?
+
+SGD, SAM, per-example SAM (1-SAM), and SAM's two halves: logit-SAM takes the logits from w + ε and the Jacobian from w,
+J-SAM the other way round (Baek et al. 2024). Beside them their cheap substitute, SGD with an L2 penalty on the last
+activations and the last layer's weights. Which fit the clean examples before the noisy ones?
+"""
+
+from ray import tune
+
+from orchestrator import Sweep
+from tasks.data import CIFAR10, Digits
+from tasks.models import MLP, SimpleCNN
+from tasks.optimizers import JSAM, SAM, SGD, LogitSAM
+from tasks.probes import Lanczos
+from tasks.recording import Record
+from tasks.regularisers import LastLayerL2
+from tasks.schedules import Cosine
+from tasks.train import Train
+
+BASE = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+
+
+def optimizers(rhos):
+    rho = tune.grid_search(rhos)
+    members = [SAM(**BASE, rho=rho), SAM(**BASE, rho=rho, m=1)]
+    halves = [half(**BASE, rho=rho, m=tune.grid_search([None, 1])) for half in (JSAM, LogitSAM)]
+    return tune.grid_search([SGD(**BASE), *members, *halves])
+
+
+def substitute_for_sgd_alone(train):
+    return train.regularisers == () or isinstance(train.optimizer, SGD)
+
+
+sweep = Sweep(
+    train=Train(
+        dataset=CIFAR10(),
+        model=SimpleCNN(),
+        epochs=60,
+        batch_size=128,
+        schedule=Cosine(),
+        optimizer=optimizers([0.02, 0.05, 0.1]),
+        regularisers=tune.grid_search([(), (LastLayerL2(activations=1e-3, weights=1e-3),)]),
+        label_noise=tune.grid_search([0.0, 0.2, 0.4, 0.6]),
+        record=Record(every=100),
+    ),
+    setting_when=substitute_for_sgd_alone,
+    seeds=range(5),
+    probes=[Lanczos(k=1)],
+    metric="test_accuracy",
+    mode="max",
+    smoke={
+        "train.dataset": Digits(),
+        "train.model": MLP(),
+        "train.epochs": 8,
+        "train.optimizer": optimizers([0.1]),
+        "train.label_noise": 0.4,
+        "train.record.every": 5,
+        "seeds": range(2),
+    },
+)
