@@ -148,14 +148,14 @@ class Minibatch:
             loss = self.loss(outputs)
             loss.backward()
             return loss.detach(), outputs.detach()
-        total, logits = torch.zeros((), device=self.x.device), []
+        losses, logits = [], []
         for part in self.parts():
             outputs = part.outputs()
             loss = part.loss(outputs) * (len(part) / len(self))
             loss.backward()
-            total += loss.detach()
+            losses.append(loss.detach())
             logits.append(outputs.detach())
-        return total, torch.cat(logits)
+        return torch.stack(losses).sum(), torch.cat(logits)
 
     def parts(self) -> list[Minibatch]:
         """The minibatch in parts of at most `micro` examples; itself if it is not larger."""

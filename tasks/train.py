@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from .data.augment import Augment
 from .data.dataset import Data, Dataset, Split, load_data
 from .data.label_noise import class_map, noisy_labels
+from .early_stopping import EarlyStopping
 from .errors import InvalidValue
 from .evaluation import arithmetic, evaluate
 from .minibatch import Minibatch
 from .models.model import Model
 from .optimizers.optimizer import Optimizer, Progress
 from .optimizers.sgd import SGD
-from .regularisers.regulariser import Regulariser
+from .regularisers.regulariser import Regulariser, check_together
 from .schedules import Constant, Schedule
 from .spec import AtLeast, AtMost, MoreThan
 from .task import Artifact, Context, Curve, Results, Task
@@ -66,7 +67,9 @@ class Train(Task):
             class is mistaken for.
         label_noise_map: for asymmetric noise, pairs (class, class it is mistaken for); None for the map
             usual on the dataset, which CIFAR10 and CIFAR100 have.
-        regularisers: further changes to examples, loss, gradient or weights of each step, in this order.
+        regularisers: further changes to examples, loss, gradient or weights of each step, in this order; at most
+            one of a class.
+        early_stopping: when to end before the last epoch, and which epoch's weights to keep; None: neither.
         clip_norm: largest norm of the gradient that a step uses; None for no limit.
         precision: of the training's forward and backward passes. "float32" is just that; "tf32" lets
             NVIDIA GPUs round the factors of products to 10 bits; "bf16" computes them in bfloat16
@@ -89,6 +92,7 @@ class Train(Task):
     label_noise_kind: Literal["symmetric", "asymmetric"] = "symmetric"
     label_noise_map: tuple[tuple[int, int], ...] | None = None
     regularisers: tuple[Regulariser, ...] = ()
+    early_stopping: EarlyStopping | None = None
     clip_norm: Annotated[float, MoreThan(0)] | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     channels_last: bool | None = None
@@ -107,6 +111,7 @@ class Train(Task):
         "generalisation_gap": "generalisation gap (test loss − training loss)",
         "grad_norm": "gradient norm (mean over the steps of the last epoch, before clipping)",
         "epochs": "epochs trained",
+        "best_epoch": "best epoch by the metric of early stopping, which keeps its weights if it is to restore them",
         "parameters": "number of parameters",
         "diverged": "ended in a non-finite loss",
     }
@@ -141,6 +146,7 @@ class Train(Task):
 
     def validate(self) -> None:
         class_map(self.label_noise_kind, self.label_noise_map, self.dataset)
+        check_together(self.regularisers, self.compile)
 
     def run(self, ctx: Context, dataset: Artifact) -> Generator[Results, None, Results]:
         """Train, reporting after each epoch.
@@ -149,10 +155,11 @@ class Train(Task):
             `epoch` (from 1), `lr_factor`, `train_loss` and `train_accuracy` (running means over the epoch's
             steps, in training mode: what `history` calls running_train_loss), `val_loss`, `val_accuracy`,
             `generalisation_gap` (validation loss − running training loss), `grad_norm` (mean over the steps),
-            `last` (whether it was the last epoch).
+            with early stopping `best_epoch` (the best so far), `last` (whether it was the last epoch).
 
         Returns:
-            the scalars in `metrics`. Of a diverged training the losses, accuracies and norms are None.
+            the scalars in `metrics`. Of a diverged training the losses, accuracies and norms are None, and
+            `best_epoch`, as it is without early stopping.
 
         Raises:
             InvalidValue: model, augmentation, label noise and dataset do not go together.
@@ -193,12 +200,14 @@ class Train(Task):
                 f"take a model without BatchNorm, or leave it out."
             )
         dropout = has_dropout(network)
+        stopping = self.early_stopping
+        best: dict[str, torch.Tensor] | None = None  # what early stopping restores
         history: dict[str, list[Any]] = {}
         diverged = False
 
         def state() -> dict[str, Any]:
             """All that the epochs to come, the reports and the results depend on."""
-            return {"network": _tensors(network), "stepper": stepper.state_dict(), "history": history}
+            return {"network": _tensors(network), "stepper": stepper.state_dict(), "history": history, "best": best}
 
         def inputs() -> Iterator[torch.Tensor]:
             for x in train.x.tensor_split(-(-examples // EVALUATED)):  # equal parts: they weigh alike
@@ -207,13 +216,12 @@ class Train(Task):
 
         def report(epoch: int) -> Results:
             row = {name.removeprefix("running_"): values[epoch] for name, values in history.items()}
-            return {**row, "last": epoch + 1 == self.epochs}
+            return {**row, "last": epoch + 1 == self.epochs or (stopping is not None and stopping.over(row))}
 
         if (before := ctx.resume()) is not None:
-            for name, tensor in _tensors(network).items():
-                tensor.copy_(before["network"][name])
+            _put(network, before["network"])
             stepper.load_state_dict(before["stepper"])
-            history = before["history"]
+            history, best = before["history"], before["best"]
         trained = len(history.get("epoch", ()))  # epochs behind us
         if trained:
             ctx.log(f"continued after epoch {trained}")
@@ -222,6 +230,9 @@ class Train(Task):
 
         with arithmetic(self.precision, self.deterministic):
             for epoch in range(trained, self.epochs):
+                if epoch > 0 and report(epoch - 1)["last"]:
+                    ctx.log(f"stopped early: the best epoch was number {history['best_epoch'][-1]}")
+                    break
                 network.train()
                 order = torch.randperm(examples, generator=ctx.generator(f"order/{epoch}")).to(device)
                 if self.augment is not None:
@@ -277,6 +288,12 @@ class Train(Task):
                 running_loss = losses.item() / done
                 with stepper.evaluating(inputs):
                     val_loss, val_accuracy = evaluate(network, data, data.validation)
+                    if stopping is not None:
+                        improved = stopping.improves(
+                            history, val_loss if stopping.metric == "val_loss" else val_accuracy
+                        )
+                        if improved and stopping.restore:
+                            best = {name: tensor.clone() for name, tensor in _tensors(network).items()}
                 diverged = not (math.isfinite(running_loss) and math.isfinite(val_loss))
                 row = {
                     "epoch": epoch + 1,
@@ -288,6 +305,8 @@ class Train(Task):
                     "generalisation_gap": val_loss - running_loss,
                     "grad_norm": norms.item() / done,
                 }
+                if stopping is not None:
+                    row["best_epoch"] = epoch + 1 if improved else history["best_epoch"][-1]
                 for name, value in row.items():
                     history.setdefault(name, []).append(value)
                 if diverged:
@@ -299,8 +318,11 @@ class Train(Task):
 
         ctx.save_table("history", history)
         ctx.save_arrays("history", **history)
+        if best is not None and not diverged:
+            _put(network, best)
+            return self._conclude(ctx, network, data, train, history, history["best_epoch"][-1] - 1, diverged)
         with stepper.evaluating(inputs):
-            return self._conclude(ctx, network, data, train, history, diverged)
+            return self._conclude(ctx, network, data, train, history, -1, diverged)
 
     def _conclude(
         self,
@@ -309,9 +331,14 @@ class Train(Task):
         data: Data,
         train: Split,
         history: Mapping[str, list[Any]],
+        kept: int,
         diverged: bool,
     ) -> Results:
-        """Write the weights that the network holds, and evaluate it with them."""
+        """Write the weights that the network holds, and evaluate it with them.
+
+        Args:
+            kept: the row of the history that is about them.
+        """
         save_weights(network, ctx)
         results: dict[str, Any] = dict.fromkeys(self.metrics)
         results |= {
@@ -321,10 +348,11 @@ class Train(Task):
         }
         if not diverged:
             results["train_loss"], results["train_accuracy"] = evaluate(network, data, train)
-            results["val_loss"], results["val_accuracy"] = history["val_loss"][-1], history["val_accuracy"][-1]
+            results["val_loss"], results["val_accuracy"] = history["val_loss"][kept], history["val_accuracy"][kept]
             results["test_loss"], results["test_accuracy"] = evaluate(network, data, data.test)
             results["generalisation_gap"] = results["test_loss"] - results["train_loss"]
             results["grad_norm"] = history["grad_norm"][-1]
+            results["best_epoch"] = history["best_epoch"][-1] if "best_epoch" in history else None
         return results
 
 
@@ -341,6 +369,12 @@ def save_weights(network: nn.Module, ctx: Context) -> None:
 def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     """All tensors that training may change: parameters and buffers, also those that are not stored with the weights."""
     return {name: tensor.detach() for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+
+
+def _put(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give the network the values of these, which `_tensors` returned."""
+    for name, tensor in _tensors(network).items():
+        tensor.copy_(tensors[name])
 
 
 def _refuse_global_dropout(network: nn.Module) -> None:

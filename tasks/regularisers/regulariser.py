@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from ..errors import InvalidValue
 from ..spec import Spec
 
 if TYPE_CHECKING:
@@ -13,18 +15,25 @@ if TYPE_CHECKING:
 
     from ..minibatch import Minibatch
 
-__all__ = ["Regulariser"]
+__all__ = ["Regulariser", "check_together", "weights_of"]
 
 
 @dataclass(frozen=True)
 class Regulariser(Spec):
-    """A change to a step of training. Subclasses override one or more of the hooks, which do nothing here."""
+    """A change to a step of training. Subclasses override one or more of the hooks, which do nothing here.
+
+    What it adds to the minibatch's loss is part of g and of g⁺ of the SAM family; what it adds to the
+    gradient, and what it does after the step, acts at w on the family's combined gradient.
+    """
+
+    compiles: ClassVar[bool] = True
+    """Whether it goes with `Train(compile=True)`."""
 
     def on_batch(self, batch: Minibatch, generator: torch.Generator) -> None:
         """Change the examples, the targets or the loss of the step, before any gradient is taken.
 
         Args:
-            batch: to be changed in place; the training set it was taken from is not touched.
+            batch: to be changed, by giving it other tensors; those that it holds may be the training set's.
             generator: on the CPU; the regulariser's own, made anew each epoch from the stream "noise".
         """
 
@@ -33,3 +42,28 @@ class Regulariser(Spec):
 
     def on_step(self, network: nn.Module, lr: float) -> None:
         """Change the parameters after the step, which had the step size `lr`."""
+
+
+def check_together(regularisers: Sequence[Regulariser], compiled: bool) -> None:
+    """
+    Args:
+        compiled: whether the training compiles its network.
+
+    Raises:
+        InvalidValue: they do not go together, or not with compiling.
+    """
+    names = [type(r).__name__ for r in regularisers]
+    for regulariser, name in zip(regularisers, names, strict=True):
+        if names.count(name) > 1:
+            raise InvalidValue(f"Train: regularisers holds {name} {names.count(name)} times; it takes one of a class.")
+        if compiled and not regulariser.compiles:
+            raise InvalidValue(f"Train: {name} does not go with compile=True: leave one of them out.")
+
+
+def weights_of(network: nn.Module, everywhere: bool = False) -> list[nn.Parameter]:
+    """The parameters of two or more dimensions that are trained: matrices of dense layers, filters of convolutions.
+
+    Args:
+        everywhere: those of one dimension too, which are biases and the scales and shifts of normalisations.
+    """
+    return [p for p in network.parameters() if p.requires_grad and (everywhere or p.ndim >= 2)]
