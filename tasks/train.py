@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Train"]
+__all__ = ["EarlyStopping", "Train"]
 
 EVALUATED = 1000  # examples in one pass when BatchNorm's statistics are estimated anew
 CHECK_EVERY = 50  # steps between two looks at whether the loss is still finite: each waits for the device

@@ -20,10 +20,20 @@ from tasks.errors import UserError
 from tasks.models import MLP, Model, ResNet18, SimpleCNN
 from tasks.models._initialise import initialise
 from tasks.optimizers import EMA, SAM, SGD, SWA, AdamW, RMSProp
+from tasks.regularisers import (
+    L1,
+    AdversarialTraining,
+    InputNoise,
+    LabelSmoothing,
+    LastLayerL2,
+    MaxNorm,
+    Mixup,
+    WeightNoise,
+)
 from tasks.schedules import Cosine
 from tasks.snapshots import decode
 from tasks.task import Artifact, Context, Task, execute
-from tasks.train import Train
+from tasks.train import EarlyStopping, Train
 
 DIGITS = Digits(train_size=200)
 SMALL = Train(dataset=DIGITS, model=MLP(widths=(16,)), optimizer=SGD(lr=0.1, momentum=0.9), epochs=3, batch_size=32)
@@ -116,6 +126,19 @@ DIVERGES = SGD(lr=1e3, momentum=0.9, weight_decay=1e-3)
         {"optimizer": SAM(lr=0.05, momentum=0.9), "model": Normalised(), "precision": "bf16"},
         {"optimizer": EMA(SAM(base=AdamW(lr=0.01)), decay=0.9), "model": Normalised(), "clip_norm": 0.5},
         {"optimizer": SWA(RMSProp(lr=0.001), start=0.5), "model": Normalised()},
+        {
+            "model": MLP(widths=(16,), dropout=0.2),
+            "regularisers": (
+                *(Mixup(0.4), InputNoise(0.1), WeightNoise(0.01), LabelSmoothing(0.1), AdversarialTraining(0.1)),
+                *(LastLayerL2(0.01, 0.01), L1(1e-4, proximal=True), MaxNorm(1.5)),
+            ),
+        },
+        {
+            "optimizer": EMA(AdamW(lr=0.05), decay=0.8),
+            "model": Normalised(),
+            "epochs": 12,
+            "early_stopping": EarlyStopping(patience=2, metric="val_accuracy"),
+        },
         {"optimizer": DIVERGES, "epochs": 5},
     ],
     ids=lambda changes: ",".join(map(str, changes)) or "small",
@@ -124,7 +147,7 @@ def test_a_training_interrupted_after_every_epoch(digits: Artifact, tmp_path: Pa
     task = dataclasses.replace(SMALL, **changes)
     undisturbed = Run(task, (digits,), tmp_path / "undisturbed").advance()
     assert undisturbed.results is not None and undisturbed.results["diverged"] is (task.optimizer == DIVERGES)
-    assert len(undisturbed.reports) >= 2
+    assert len(undisturbed.reports) >= 2 and (task.early_stopping is None or len(undisturbed.reports) < task.epochs)
     for name, memory in {"due": Memory(), "abandoned": Memory(always=False)}.items():
         (tmp_path / name).mkdir()
         last = interrupted_after_every_report(task, (digits,), tmp_path / name, memory)

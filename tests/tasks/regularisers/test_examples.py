@@ -18,6 +18,12 @@ from tasks.regularisers import AdversarialTraining, InputNoise, LabelSmoothing, 
 CLASSES = 3
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """For the layers that torch initialises itself."""
+    torch.manual_seed(0)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 

@@ -16,6 +16,12 @@ from tasks.optimizers import SGD
 from tasks.regularisers import L1, LastLayerL2, MaxNorm
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """For the layers that torch initialises itself."""
+    torch.manual_seed(0)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -143,6 +149,7 @@ def test_max_norm_projects_every_unit():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 5))
     with torch.no_grad():
         network[0].weight *= torch.linspace(0, 3, 8)[:, None, None, None]  # a filter of zeros too
+        network[3].weight *= torch.linspace(0.2, 2, 5)[:, None]
     network.to(memory_format=torch.channels_last)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     limit = 0.5
