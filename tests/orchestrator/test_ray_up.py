@@ -22,7 +22,8 @@ from orchestrator.store import Store
 
 ROOT = Path(__file__).parents[2]
 FILE = "clusters/onprem.yaml"
-SWEEP = ["--smoke", "--set", 'slot={"cpu": 1}', "--set", "train.optimizer.rho=[0.0,0.05,0.1]"]
+SETTINGS = "[SAM(lr=0.05, rho=0.0), SAM(lr=0.05, rho=0.05), SAM(lr=0.05, rho=0.1)]"
+SWEEP = ["--smoke", "--set", 'slot={"cpu": 1}', "--set", f"train.optimizer={SETTINGS}"]
 RUN = "sam_rho-smoke"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
