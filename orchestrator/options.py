@@ -10,6 +10,7 @@ from typing import Any
 from tasks.spec import Spec, is_space
 
 from .errors import InvalidValue
+from .spec_parts import parts, with_parts
 
 __all__ = ["expanded", "in_words"]
 
@@ -40,19 +41,17 @@ def _points(path: str, option: Any) -> list[Any]:
             raise InvalidValue(f"Sweep: {name} of an option of {path} must be a grid, as {path} is one itself.")
     grids = [expanded(f"{path}.{name}", space)["grid_search"] for name, space in spaces.items()]
     points = [dict(zip(spaces, values, strict=True)) for values in itertools.product(*grids)]
-    return [dataclasses.replace(option, **point) for point in points]
+    return [with_parts(option, point) for point in points]
 
 
 def inner_spaces(option: Any) -> dict[str, Any]:
-    """The fields of an option that hold a grid, or an object with one in it (as a grid of that object), by name."""
+    """The parts of an option that hold a grid, or an object with one in it (as a grid of that object), by name."""
     found: dict[str, Any] = {}
-    if isinstance(option, Spec):
-        for field in dataclasses.fields(option):
-            value = getattr(option, field.name)
-            if is_space(value):
-                found[field.name] = value
-            elif inner_spaces(value):
-                found[field.name] = {"grid_search": [value]}
+    for name, value in parts(option).items():
+        if is_space(value):
+            found[name] = value
+        elif inner_spaces(value):
+            found[name] = {"grid_search": [value]}
     return found
 
 

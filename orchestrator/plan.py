@@ -416,10 +416,19 @@ def _field_differences(before: Any, now: Any, path: str) -> list[str]:
             else:
                 found += _field_differences(before[name], now[name], f"{path}.{name}" if path else name)
         return found
+    if _are_specs(before) and _are_specs(now) and (names := [_short(v) for v in now]) == [_short(v) for v in before]:
+        pairs = zip(names, before, now, strict=True)
+        return [difference for name, a, b in pairs for difference in _field_differences(a, b, f"{path}.{name}")]
     return [f"{path}: {_short(before)} → {_short(now)}"]
+
+
+def _are_specs(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, dict) and "class" in v for v in value)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, dict) and "class" in value:
         return str(value["class"]).rpartition(":")[2]
+    if _are_specs(value):
+        return " + ".join(map(_short, value)) or "none"
     return str(value)

@@ -20,6 +20,7 @@ from tasks.task import GroupProbe, PairProbe, Probe, Task
 from .keys import canonical
 from .options import expanded, in_words
 from .slots import checked_slot
+from .spec_parts import parts, with_parts
 
 Seeds = Mapping[str, int]
 
@@ -355,29 +356,24 @@ def spaces(spec: Any, path: str = "") -> dict[str, Any]:
     if is_space(spec):
         return {path: spec}
     found: dict[str, Any] = {}
-    if isinstance(spec, Spec):
-        for f in dataclasses.fields(spec):
-            found |= spaces(getattr(spec, f.name), f"{path}.{f.name}")
+    for name, part in parts(spec).items():
+        found |= spaces(part, f"{path}.{name}")
     return found
-
-
-def _fields(spec: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(spec) if isinstance(spec, Spec) else ()
 
 
 def _paths(spec: Any, path: str) -> Iterator[str]:
     for option in spec["grid_search"] if isinstance(spec, Mapping) and is_space(spec) else [spec]:
-        for f in _fields(option):
-            yield f"{path}.{f.name}"
-            yield from _paths(getattr(option, f.name), f"{path}.{f.name}")
+        for name, part in parts(option).items():
+            yield f"{path}.{name}"
+            yield from _paths(part, f"{path}.{name}")
 
 
 def _replaced(spec: Any, rest: list[str], value: Any, path: str, sweep: Sweep | None = None) -> Any:
-    """`spec` with the field at the remaining path replaced; Specs are rebuilt, so they check the value."""
+    """`spec` with the part at the remaining path replaced; Specs are rebuilt, so they check the value."""
     if not rest:
         return value
-    if isinstance(spec, Mapping) and is_space(spec):  # a grid of Specs: in each that has the field
-        options = [o for o in spec["grid_search"] if rest[0] in {f.name for f in _fields(o)}]
+    if isinstance(spec, Mapping) and is_space(spec):  # a grid of Specs: in each that has the part
+        options = [o for o in spec["grid_search"] if rest[0] in parts(o)]
         if options:
             return {
                 "grid_search": [
@@ -385,12 +381,11 @@ def _replaced(spec: Any, rest: list[str], value: Any, path: str, sweep: Sweep | 
                     for o in spec["grid_search"]
                 ]
             }
-    names = [f.name for f in _fields(spec)]
-    if rest[0] not in names:
-        hint = nearest(path, sweep.paths()) if sweep else nearest(rest[0], names)
+    known = parts(spec)
+    if rest[0] not in known:
+        hint = nearest(path, sweep.paths()) if sweep else nearest(rest[0], known)
         raise InvalidValue(f"There is no {path!r} in this sweep{hint}.")
-    inner = _replaced(getattr(spec, rest[0]), rest[1:], value, path, sweep)
-    return dataclasses.replace(spec, **{rest[0]: inner})
+    return with_parts(spec, {rest[0]: _replaced(known[rest[0]], rest[1:], value, path, sweep)})
 
 
 def _replaced_probe(probes: Sequence[Task], head: str, rest: list[str], value: Any, sweep: Sweep) -> tuple[Task, ...]:
@@ -407,14 +402,19 @@ def plain(value: Any) -> Any:
 
 
 def show(value: Any) -> str:
-    """A value in a label: `0.05`, `SGD(lr=0.1)`, `(64, 64)`; only fields that differ from the defaults."""
+    """A value in a label: `0.05`, `SGD(lr=0.1)`, `(64, 64)`, `Mixup(alpha=0.2) + L1(strength=0.01)`, `none` for `()`.
+
+    Of a Spec only the fields that differ from the defaults.
+    """
     if isinstance(value, Spec):
-        parts = []
+        fields = []
         for f in dataclasses.fields(value):
             v = getattr(value, f.name)
             if not (f.default is not dataclasses.MISSING and v == f.default):
-                parts.append(f"{f.name}={show(v)}")
-        return f"{type(value).__name__}({', '.join(parts)})" if parts else type(value).__name__
+                fields.append(f"{f.name}={show(v)}")
+        return f"{type(value).__name__}({', '.join(fields)})" if fields else type(value).__name__
+    if isinstance(value, (tuple, list)) and all(isinstance(v, Spec) for v in value):
+        return " + ".join(map(show, value)) or "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)

@@ -190,6 +190,8 @@ def _check(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, (str, bytes)) or not isinstance(value, (tuple, list, range)):
             raise InvalidValue(f"{where} must be {_name(hint)}, not {value!r}.")
         args = typing.get_args(hint)
+        if any(is_space(v) for v in value):
+            raise InvalidValue(f"{where} holds a search space: make one of whole sequences, grid_search([(…), (…)]).")
         if not args:
             return tuple(value)
         if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):

@@ -136,6 +136,11 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict) and "class" in value:
             flat[prefix + name] = str(value["class"]).rpartition(":")[2]
             flat |= _flat({k: v for k, v in value.items() if k != "class"}, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(v, dict) and "class" in v for v in value):
+            names = [str(v["class"]).rpartition(":")[2] for v in value]
+            flat[prefix + name] = " + ".join(names)
+            for own, fields in zip(names, value, strict=True):
+                flat |= _flat({k: v for k, v in fields.items() if k != "class"}, f"{prefix}{name}.{own}.")
         else:
             flat[prefix + name] = value
     return flat
