@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
@@ -156,6 +157,12 @@ class Minibatch:
             losses.append(loss.detach())
             logits.append(outputs.detach())
         return torch.stack(losses).sum(), torch.cat(logits)
+
+    def differentiable_twice(self) -> Minibatch:
+        """The same loss in float32 by the network itself: compiled ones cannot be differentiated twice."""
+        other = copy.copy(self)
+        other._forward, other._precision = self.network, "float32"
+        return other
 
     def parts(self) -> list[Minibatch]:
         """The minibatch in parts of at most `micro` examples; itself if it is not larger."""

@@ -5,6 +5,8 @@ from .adam import Adam
 from .adamw import AdamW
 from .asam import ASAM
 from .averaging import EMA, SWA, PolyakAverage
+from .lbfgs import LBFGS
+from .newton_cg import NewtonCG
 from .optimizer import Gradients, Optimizer, Progress, Stepper
 from .rmsprop import RMSProp
 from .sam import SAM
@@ -18,6 +20,7 @@ from .sign_magnitude import SAMDirection, SAMMagnitude, SignMagnitude
 __all__ = [
     "ASAM",
     "EMA",
+    "LBFGS",
     "SAM",
     "SAME",
     "SGD",
@@ -29,6 +32,7 @@ __all__ = [
     "ClipSAM",
     "CustomSAME",
     "Gradients",
+    "NewtonCG",
     "Optimizer",
     "PolyakAverage",
     "Progress",

@@ -117,9 +117,13 @@ class Stepper:
 
     def step(self, lr_factor: float = 1.0) -> None:
         """Update the parameters, with each step size times `lr_factor`."""
-        for group, lr in zip(self.base.param_groups, self._lr, strict=True):
-            group["lr"] = lr * lr_factor
+        self.set_lr(lr_factor)
         self.base.step()
+
+    def set_lr(self, factor: float) -> None:
+        """Let the step sizes be those of the specification times `factor`."""
+        for group, lr in zip(self.base.param_groups, self._lr, strict=True):
+            group["lr"] = lr * factor
 
     @property
     def lr(self) -> float:

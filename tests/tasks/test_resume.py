@@ -19,7 +19,7 @@ from tasks.data import Augment, Digits
 from tasks.errors import UserError
 from tasks.models import MLP, Model, ResNet18, SimpleCNN
 from tasks.models._initialise import initialise
-from tasks.optimizers import EMA, SAM, SGD, SWA, AdamW, RMSProp
+from tasks.optimizers import EMA, LBFGS, SAM, SGD, SWA, AdamW, NewtonCG, RMSProp
 from tasks.regularisers import (
     L1,
     AdversarialTraining,
@@ -125,6 +125,8 @@ DIVERGES = SGD(lr=1e3, momentum=0.9, weight_decay=1e-3)
         },
         {"optimizer": SAM(lr=0.05, momentum=0.9), "model": Normalised(), "precision": "bf16"},
         {"optimizer": EMA(SAM(base=AdamW(lr=0.01)), decay=0.9), "model": Normalised(), "clip_norm": 0.5},
+        {"optimizer": LBFGS(max_iter=2), "model": SimpleCNN(), "clip_norm": 0.5},
+        {"optimizer": SAM(base=NewtonCG(max_iterations=5)), "model": Normalised()},
         {"optimizer": SWA(RMSProp(lr=0.001), start=0.5), "model": Normalised()},
         {
             "model": MLP(widths=(16,), dropout=0.2),
