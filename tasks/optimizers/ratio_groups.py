@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .blocks import blocks
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -56,26 +58,28 @@ def scale_groups(g: list[Tensor], g_plus: list[Tensor], factors: Mapping[int, fl
 
     # Masks are numbers 0 and 1, since operations on lists of tensors know no others. With q = g⁺ · sign(g), which is
     # 0 in group 0, g⁺ = q · sign(g) everywhere else; q > 0 in groups 1 and 2 and q < 0 in 3 and 4.
-    sign = torch._foreach_sign(g)
-    q = torch._foreach_mul(g_plus, sign)
-    torch._foreach_abs_(g)
-    torch._foreach_sub_(g, torch._foreach_abs(q))
-    torch._foreach_sign_(g)
-    torch._foreach_clamp_min_(g, 0.0)  # 1 where |q| < |g|
-    inner = torch._foreach_mul(q, g)  # q in groups 2 and 4, 0 elsewhere
-    torch._foreach_sub_(q, inner)  # q in groups 1 and 3, 0 elsewhere
-    for group, factor in factors.items():
-        clamp = torch._foreach_clamp_min if group in (1, 2) else torch._foreach_clamp_max
-        torch._foreach_addcmul_(g_plus, sign, clamp(q if group in (1, 3) else inner, 0.0), value=factor - 1)
+    for a, b in blocks(g, g_plus):
+        sign = torch._foreach_sign(a)
+        q = torch._foreach_mul(b, sign)
+        torch._foreach_abs_(a)
+        torch._foreach_sub_(a, torch._foreach_abs(q))
+        torch._foreach_sign_(a)
+        torch._foreach_clamp_min_(a, 0.0)  # 1 where |q| < |g|
+        inner = torch._foreach_mul(q, a)  # q in groups 2 and 4, 0 elsewhere
+        torch._foreach_sub_(q, inner)  # q in groups 1 and 3, 0 elsewhere
+        for group, factor in factors.items():
+            clamp = torch._foreach_clamp_min if group in (1, 2) else torch._foreach_clamp_max
+            torch._foreach_addcmul_(b, sign, clamp(q if group in (1, 3) else inner, 0.0), value=factor - 1)
     return g_plus
 
 
-def agreeing(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
-    """a where it has the sign of b, neither of them 0; 0 elsewhere. Overwrites `b`, with its signs."""
+def agreeing(g: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    """g where it has the sign of the other, neither of them 0; 0 elsewhere. Written into `other`."""
     import torch
 
-    torch._foreach_sign_(b)
-    found = torch._foreach_mul(a, b)
-    torch._foreach_clamp_min_(found, 0.0)
-    torch._foreach_mul_(found, b)
-    return list(found)
+    for a, b in blocks(g, other):
+        torch._foreach_sign_(b)
+        same = torch._foreach_mul(a, b)
+        torch._foreach_clamp_min_(same, 0.0)
+        torch._foreach_mul_(b, same)
+    return other

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..spec import MoreThan
+from .blocks import blocks
 from .sharpness_aware import SharpnessAware
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class ClampSAM(SharpnessAware):
         import torch
 
         epsilon = super().perturbation(names, w, g, rho)
-        torch._foreach_clamp_min_(epsilon, -self.tau)
-        torch._foreach_clamp_max_(epsilon, self.tau)
+        for (e,) in blocks(epsilon):
+            torch._foreach_clamp_min_(e, -self.tau)
+            torch._foreach_clamp_max_(e, self.tau)
         return epsilon
 
 
@@ -48,9 +50,10 @@ class ClipSAM(SharpnessAware):
     def combination(self, g: list[Tensor], g_plus: list[Tensor]) -> list[Tensor]:
         import torch
 
-        torch._foreach_abs_(g)
-        torch._foreach_mul_(g, self.kappa)
-        torch._foreach_minimum_(g_plus, g)
-        torch._foreach_neg_(g)
-        torch._foreach_maximum_(g_plus, g)
+        for a, b in blocks(g, g_plus):
+            torch._foreach_abs_(a)
+            torch._foreach_mul_(a, self.kappa)
+            torch._foreach_minimum_(b, a)
+            torch._foreach_neg_(a)
+            torch._foreach_maximum_(b, a)
         return g_plus

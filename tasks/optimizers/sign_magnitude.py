@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .blocks import blocks
 from .optimizer import Stepper
 from .sharpness_aware import SharpnessAware
 
@@ -66,7 +67,8 @@ def signed(magnitude: list[Tensor], sign: list[Tensor]) -> list[Tensor]:
     """|magnitude| ⊙ sign(sign), written into `magnitude`; overwrites `sign` too."""
     import torch
 
-    torch._foreach_abs_(magnitude)
-    torch._foreach_sign_(sign)
-    torch._foreach_mul_(magnitude, sign)
+    for a, b in blocks(magnitude, sign):
+        torch._foreach_abs_(a)
+        torch._foreach_sign_(b)
+        torch._foreach_mul_(a, b)
     return magnitude

@@ -9,7 +9,7 @@ from torch import nn
 
 from tasks.errors import InvalidValue
 from tasks.models import ResNet18
-from tasks.optimizers import SAM, SGD, AdamW, Stepper
+from tasks.optimizers import SAM, SGD, AdamW, SAMAnatomy, Stepper
 from tasks.snapshots import decode, encode
 
 
@@ -123,13 +123,14 @@ def test_rho_zero_is_the_base_optimizer_bit_for_bit_and_costs_one_gradient(sam, 
     assert len(network.seen) == 1
 
 
-def test_sam_moves_batch_norm_statistics_in_the_first_pass_only():
+@pytest.mark.parametrize("optimizer", [SAM(rho=0.5), SAMAnatomy(rho=0.5)], ids=["SAM", "three gradients"])
+def test_batch_norm_statistics_move_in_the_first_pass_only(optimizer):
     generator = torch.Generator().manual_seed(0)
     network = ResNet18().build((3, 8, 8), 10, generator)
     x = torch.randn(4, 3, 8, 8, generator=generator)
     once = copy.deepcopy(network)
     once(x)
-    SAM(rho=0.5).build(network).gradient(Objective(network, lambda: network(x).square().mean()))
+    optimizer.build(network).gradient(Objective(network, lambda: network(x).square().mean()))
     for (name, buffer), (_, expected) in zip(network.named_buffers(), once.named_buffers(), strict=True):
         assert torch.equal(buffer, expected), name
     assert all(m.track_running_stats for m in network.modules() if isinstance(m, nn.BatchNorm2d))
