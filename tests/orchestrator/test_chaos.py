@@ -79,12 +79,15 @@ class Fit(Task):
 class Look(Probe):
     seconds: float = 0.0
     die: int = -1
+    gate: str = ""
 
     def run(self, ctx, trained):
         note(task="Look", seed=trained.seeds["init"], start=0)
         print("looking at", trained.seeds["init"])
         if trained.seeds["init"] == self.die:
             os._exit(3)
+        while self.gate and not os.path.exists(self.gate):
+            time.sleep(0.02)
         time.sleep(self.seconds)
         return {"length": len((trained.dir / "values.txt").read_text())}
 
@@ -287,13 +290,15 @@ def test_task_that_kills_its_process_every_time(site):
 
 def test_lost_nodes_are_no_fault_of_a_task(site):
     """As often as a task may lose its process before it counts as failed; it has made no progress to show for."""
-    words = ("--set", "probes.Look.seconds=12.0", "--set", "train.epochs=1", "--seeds", "1")
+    gate = site.folder / "gate"
+    words = ("--set", f"probes.Look.gate={gate}", "--set", "train.epochs=1", "--seeds", "1")
     driver = site.start(*words)
     for hit in range(1, 4):
         site.wait(lambda hit=hit: len(site.notes(task="Look")) == hit, driver)
         node = site.cluster.node_of(site.notes(task="Look")[-1]["pid"])
         site.cluster.kill(node)
         site.cluster.add()
+    gate.touch()
     assert counts(site.end(driver)) == {"tasks": 2, "ran": 2, "stored": 0, "failed": 0, "skipped": 0}
     assert site.starts() == {("Fit", 0): 1, ("Look", 0): 4}
 
