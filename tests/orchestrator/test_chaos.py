@@ -342,12 +342,12 @@ def test_killed_driver_goes_on(site):
 
 @needs_s3
 def test_store_that_is_away_for_a_while(remote):
-    """Twenty seconds without the server: the run says that it waits, waits, and finishes."""
+    """Ten seconds without the server: the run says that it waits, waits, and finishes."""
     driver = remote.start("--set", "train.epochs=15")
     remote.wait(lambda: remote.notes(task="Fit", epoch=5), driver)
     remote.server.kill()
     try:
-        time.sleep(20)
+        time.sleep(10)
     finally:
         remote.server.start()
     lines = remote.end(driver)
