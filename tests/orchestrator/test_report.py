@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from html.parser import HTMLParser
 
 import pytest
@@ -14,7 +15,7 @@ from toys import Brittle, Curvature, Downhill, Fit, Sideways, Threshold
 
 from orchestrator.plan import make_plan
 from orchestrator.report import terminal_table, words, write_report
-from orchestrator.report.pictures import curves, pictures
+from orchestrator.report.pictures import Picture, curves, pictures
 from orchestrator.report.views import chosen_settings, scale_of, views
 from orchestrator.stats import mean_interval
 from orchestrator.store import Store
@@ -87,10 +88,35 @@ STUDIES = {
 }
 
 
+@dataclass
+class Rendered:
+    """A study of STUDIES, and what is made of it once for all tests."""
+
+    study: Study
+    store: Store
+    page: _Page
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        return pictures(self.study)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """The study of a name."""
+
+    @cache
+    def one(name):
+        store = Store(str(tmp_path_factory.mktemp("rendered")))
+        study = toy_study(store, **STUDIES[name])
+        return Rendered(study, store, page_of(study, store))
+
+    return one
+
+
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_has_a_report_that_asks_for_nothing_outside(store, name):
-    study = toy_study(store, **STUDIES[name])
-    page = page_of(study, store)
+def test_every_study_has_a_report_that_asks_for_nothing_outside(rendered, name):
+    study, store, page = rendered(name).study, rendered(name).store, rendered(name).page
     for address in page.addresses:
         assert address.startswith("data:image/png;base64,") or address[1:] in page.ids
     assert "Does rho flatten the minimum?" in page.text
@@ -103,9 +129,8 @@ def test_every_study_has_a_report_that_asks_for_nothing_outside(store, name):
     assert all(len(line) <= 80 for line in printed(study))
 
 
-def test_the_numbers_are_those_of_the_artifacts(store):
-    study = toy_study(store)
-    text = page_of(study, store).text
+def test_the_numbers_are_those_of_the_artifacts(rendered):
+    study, text = rendered("all kinds").study, rendered("all kinds").page.text
     for setting in study.settings:
         for task, name in (("Fit", "val_accuracy"), ("Curvature", "lambda_max")):
             mine = [m for m in study.manifests() if m["task"] == task]
@@ -118,15 +143,15 @@ def test_the_numbers_are_those_of_the_artifacts(store):
             assert words.number(manifest["results"]["val_accuracy"]) in text
 
 
-def test_nothing_that_went_wrong_is_silent(store):
-    study = toy_study(store, **STUDIES["things go wrong"])
-    text = page_of(study, store).text
+def test_nothing_that_went_wrong_is_silent(rendered):
+    wrong = rendered("things go wrong")
+    text = wrong.page.text
     assert "Fit · rho=0.2 · seed 1 diverged the loss became non-finite" in text
     assert "1 Curvature, 1 Curvature(k=5), 1 Brittle" in text  # skipped because of it
     assert "ValueError: the toy broke" in text
     assert "not in them: 1 diverged" in text
-    assert "outcomes.png" in store.names(f"{RUN}/plots")
-    captions = {p.name: p.caption for p in pictures(study)}
+    assert "outcomes.png" in wrong.store.names(f"{RUN}/plots")
+    captions = {p.name: p.caption for p in wrong.pictures}
     assert "Left out: 1 of 9 values (1 diverged)." in captions["fit-metrics"]
     assert "Not drawn: 1 of 9 tasks (diverged)." in captions["fit-1-history"]
 
@@ -156,8 +181,8 @@ def test_where_all_ended_well_it_says_so(store):
     assert "outcomes.png" not in store.names(f"{RUN}/plots")
 
 
-def test_the_best_is_marked_and_called_exploratory(store):
-    text = page_of(toy_study(store), store).text
+def test_the_best_is_marked_and_called_exploratory(rendered):
+    text = rendered("all kinds").page.text
     assert text.count("★") == 2  # in the table and in the sentence about it
     assert "exploratory" in text
 
@@ -206,9 +231,8 @@ def test_damaged_or_missing_arrays_spoil_no_report(store):
     assert "curvature-2-slices" in {p.name for p in pictures(study)}
 
 
-def test_pictures_are_named_after_their_columns(store):
-    study = toy_study(store, probes=[Curvature(), Curvature(k=5)])
-    names = [p.name for p in pictures(study)]
+def test_pictures_are_named_after_their_columns(rendered):
+    names = [p.name for p in rendered("things go wrong").pictures]
     assert len(names) == len(set(names))
     assert {"fit-metrics", "fit-1-history", "curvature-1-spectrum", "curvature-k-5-1-spectrum"} <= set(names)
     assert {"line-metrics", "line-1-path", "line-matrix", "ensemble-metrics", "timeline"} <= set(names)
