@@ -26,7 +26,7 @@ class AdversarialTraining(Regulariser):
     the regulariser finds it (with the labels as trained on), and held fixed: g and g⁺ of the SAM family are
     gradients of one loss, and no gradient goes through the attack. The examples are not clipped to the
     range of pixels. BatchNorm normalises them by statistics of their own batch; its running statistics are
-    those of the clean examples alone. The step costs about three times as much.
+    those of the clean examples alone. A step costs three to four times as much.
 
     Attributes:
         epsilon: ε, in units of the normalised inputs: 1 is the standard deviation of a channel or feature
