@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["estimate_statistics", "frozen_statistics", "kept_statistics"]
+__all__ = ["estimate_statistics", "frozen_statistics", "kept_statistics", "moved_together"]
 
 
 @contextmanager
@@ -28,12 +28,40 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def moved_together(network: nn.Module, passes: int) -> Iterator[Callable[[float], None]]:
+    """Within it several forward passes, one a group of examples, move the running statistics as one pass would.
+
+    The value is to be called after each pass with the group's share of the examples. A pass moves the statistics r
+    to (1 − μ) r + μ s, with the momentum μ and the group's own s; each starts from the same r, and in the end
+    they are the mean over the passes, weighted by the shares: (1 − μ) r + μ Σ share · s.
+    """
+    import torch
+
+    buffers = _statistics(network) if passes > 1 else []
+    before = [b.clone() for b in buffers]
+    means = [torch.zeros_like(b) for b in buffers]
+
+    def passed(share: float) -> None:
+        with torch.no_grad():
+            for buffer, start, mean in zip(buffers, before, means, strict=True):
+                if buffer.is_floating_point():
+                    mean.add_(buffer, alpha=share)
+                else:  # how often they were moved
+                    mean.copy_(buffer)
+                buffer.copy_(start)
+
+    yield passed
+    with torch.no_grad():
+        for buffer, mean in zip(buffers, means, strict=True):
+            buffer.copy_(mean)
+
+
+@contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
     """Afterwards the running statistics are what they were, bit for bit."""
     import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
 
-    buffers = [b for m in network.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)]
+    buffers = _statistics(network)
     before = [b.clone() for b in buffers]
     try:
         yield
@@ -69,3 +97,10 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
         layer.momentum = momentum
     for module, mode in modes.items():
         module.training = mode
+
+
+def _statistics(network: nn.Module) -> list[Tensor]:
+    """The running statistics, and the counts of how often they were moved."""
+    from torch.nn.modules.batchnorm import _NormBase
+
+    return [b for m in network.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)]

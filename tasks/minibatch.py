@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
+from .errors import InvalidValue
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -27,8 +29,8 @@ class Minibatch:
         classes: how many there are; None if unknown.
         label_smoothing: share of each target that is spread evenly over all classes.
         penalties: terms of the loss besides the mean cross-entropy, each a function of the minibatch, or part,
-            and of its logits (n, classes) that returns a scalar. They are part of g and g⁺. Weight decay is not
-            one of them.
+            and of its logits (n, classes) that returns a scalar, a mean over its examples. They are part of g and
+            g⁺. Weight decay is not one of them.
         extra: what penalties need of each example, by name: tensors of n rows.
         weight_noise: added to the parameters of these names in every forward pass: the loss is L(w + ξ).
         before_forward: called before each forward pass with `offset`, to set what is random in it to the step's
@@ -75,6 +77,11 @@ class Minibatch:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether something else than the network itself computes the logits."""
+        return self._forward is not self.network
 
     def outputs(self, x: Tensor | None = None) -> Tensor:
         """Logits at the parameters as they are, float32 (float64 for such a network) of shape (n, classes).
@@ -136,6 +143,27 @@ class Minibatch:
 
         return F.cross_entropy(outputs, self.targets, reduction=reduction, label_smoothing=self.label_smoothing)
 
+    def residual(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, detached, and its derivative by the logits, (n, classes).
+
+        Raises:
+            InvalidValue: a penalty depends on the parameters otherwise than through the logits, too.
+        """
+        import torch
+
+        with torch.enable_grad():
+            logits = outputs.detach().requires_grad_()
+            loss = self.loss(logits)
+            others = [p for p in self.network.parameters() if p.requires_grad] if self.penalties else []
+            residual, *rest = torch.autograd.grad(loss, [logits, *others], retain_graph=True, allow_unused=True)
+        if any(r is not None for r in rest):
+            raise InvalidValue(
+                "J-SAM and logit-SAM put the derivative of the loss by the logits and that of the logits by the "
+                "weights together, so a penalty that depends on the weights in another way has no place in them: "
+                "leave out that regulariser (one of the last layer's inputs, of other examples)."
+            )
+        return loss.detach(), residual
+
     def backward(self) -> tuple[Tensor, Tensor]:
         """Add the gradient of the loss, at the parameters as they are, to each parameter's .grad.
 
@@ -170,16 +198,19 @@ class Minibatch:
             return [self]
         return [self.part(slice(i, i + self.micro)) for i in range(0, len(self), self.micro)]
 
-    def part(self, index: slice) -> Minibatch:
+    def part(self, index: slice, forward: Callable[[Tensor], Tensor] | None = None) -> Minibatch:
         """The minibatch of some of the examples, one after the other (a step of 1), under the same rules.
 
         What is random in a forward pass, such as dropout's masks, is that of the part's own offset.
+
+        Args:
+            forward: computes the logits in the place of what does it here.
         """
         part = Minibatch(
             self.network,
             self.x[index],
             self.targets[index],
-            forward=self._forward,
+            forward=forward or self._forward,
             rows=None if self.rows is None else self.rows[index],
             classes=self.classes,
             precision=self._precision,

@@ -341,9 +341,12 @@ class Unrolled(TorchFunctionMode):
         name = name.removeprefix("_foreach_")
 
         def single(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if name in ("addcdiv_", "addcmul_", "lerp_"):  # vmap has no rule for these, but for their like
+            if not name.endswith("_"):
+                return getattr(torch, name)(tensor, *args, **kwargs)
+            if name in ("addcdiv_", "addcmul_", "lerp_", "maximum_", "minimum_"):
+                # These do not exist, or vmap has no rule for them, but for those not in place it has.
                 return tensor.copy_(getattr(torch, name.removesuffix("_"))(tensor, *args, **kwargs))
-            return getattr(torch.Tensor if name.endswith("_") else torch, name)(tensor, *args, **kwargs)
+            return getattr(torch.Tensor, name)(tensor, *args, **kwargs)
 
         def at(i: int, value: Any) -> Any:
             return value[i] if isinstance(value, (list, tuple)) else value

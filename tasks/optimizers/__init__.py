@@ -6,6 +6,7 @@ from .adamw import AdamW
 from .asam import ASAM
 from .averaging import EMA, SWA, PolyakAverage
 from .lbfgs import LBFGS
+from .logit_sam import JSAM, LogitSAM
 from .newton_cg import NewtonCG
 from .optimizer import Gradients, Optimizer, Progress, Stepper
 from .rmsprop import RMSProp
@@ -20,6 +21,7 @@ from .sign_magnitude import SAMDirection, SAMMagnitude, SignMagnitude
 __all__ = [
     "ASAM",
     "EMA",
+    "JSAM",
     "LBFGS",
     "SAM",
     "SAME",
@@ -32,6 +34,7 @@ __all__ = [
     "ClipSAM",
     "CustomSAME",
     "Gradients",
+    "LogitSAM",
     "NewtonCG",
     "Optimizer",
     "PolyakAverage",

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from ..batchnorm import frozen_statistics
+from ..batchnorm import moved_together
 from ..errors import InvalidValue
 from ..minibatch import Minibatch
 from ..schedules import Constant, Schedule
 from ..spec import AtLeast, Below, MoreThan
 from .averaging import Averaging
+from .groups import Each, Group, Mean, Split, Together, at_once
 from .optimizer import START, Gradients, Optimizer, Progress, Stepper
 from .sgd import SGD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ..per_example import PerExample
 
 __all__ = ["SharpnessAware", "SharpnessAwareStepper", "length_factor"]
 
@@ -37,6 +40,11 @@ class SharpnessAware(Optimizer):
             None is SGD's own default.
         base: the optimizer that steps along the combination; None is SGD with the four fields above, which
             otherwise are the base's own business and must be left out.
+        m: how many examples an ε is found over (m-sharpness, Foret et al. 2021); None is the whole batch. The batch
+            is cut into groups of m, in its order, the last one maybe smaller; each has its own g, ε, g⁺ and
+            combination, and the step goes along their mean, weighted by the examples. With BatchNorm each group
+            is normalised by itself, and the running statistics move once, towards the mean over the groups.
+            1 is 1-SAM, for all examples at once; it needs a network without BatchNorm.
         rho: size of the perturbation ε; 0 is the base optimizer, bit for bit and at its cost.
         rho_schedule: factor on rho over the training.
     """
@@ -48,6 +56,12 @@ class SharpnessAware(Optimizer):
     rho: Annotated[float, AtLeast(0)] = 0.05
     rho_schedule: Schedule = Constant()
     base: Optimizer | None = None
+    m: Annotated[int, AtLeast(1)] | None = None
+
+    # Where g⁺ takes the derivative of the loss by the logits from, and where it carries it back through the
+    # network: at w + ε, or at w.
+    residual_above: ClassVar[bool] = True
+    jacobian_above: ClassVar[bool] = True
 
     def validate(self) -> None:
         name = type(self).__name__
@@ -89,20 +103,29 @@ class SharpnessAware(Optimizer):
 
     def refinement(
         self, names: list[str], w: list[Tensor], g: list[Tensor], g_plus: list[Tensor], rho: float
-    ) -> list[Tensor] | None:
-        """Another perturbation ε′, found with g⁺ too: ∇L(w + ε′) then takes the place of g⁺. None for no such thing.
+    ) -> list[Tensor]:
+        """Another perturbation ε′, found with g⁺ too: ∇L(w + ε′) then takes the place of g⁺.
 
-        May write into `g_plus`, not into `g`.
+        Only of members that override it. May write into `g_plus`, not into `g`.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} has no refinement.")
 
     def combination(self, g: list[Tensor], g_plus: list[Tensor]) -> list[Tensor]:
         """The gradient to step along: g⁺. May write into `g` and `g_plus`."""
         return g_plus
 
     def build(self, network: nn.Module) -> Stepper:
+        from ..landscape import has_batchnorm
+
         inner = self.base_optimizer().build(network)
-        return inner if self.rho == 0 else self.stepper(inner)
+        if self.rho == 0:
+            return inner
+        if self.m == 1 and has_batchnorm(network):
+            raise InvalidValue(
+                f"{type(self).__name__}: m=1 gives each example an ε of its own, but BatchNorm mixes the examples: "
+                f"take a model without it (norm='group' or 'none'), or an m above 1."
+            )
+        return self.stepper(inner)
 
     def stepper(self, inner: Stepper) -> SharpnessAwareStepper:
         """The stepper that finds the combination and lets `inner`, the base optimizer's, step along it."""
@@ -118,6 +141,7 @@ class SharpnessAwareStepper(Stepper):
         self.network = inner.network
         self.parameters = inner.parameters
         self._names = {parameter: name for name, parameter in self.network.named_parameters()}
+        self._passes: PerExample | None = None
 
     def gradient(
         self,
@@ -130,59 +154,96 @@ class SharpnessAwareStepper(Stepper):
         rho = self.rule.rho * self.rule.rho_schedule.factor(progress.step, progress.steps)
         if rho == 0:
             return self.inner.gradient(batch, progress, observe)
-        loss, outputs = self.inner.gradient(batch, progress)
-        used = self.used()
-        g = taken(used)
-        loss_plus, g_plus = self.ascended(batch, used, g, rho)
+        self.inner.begin(batch, progress)
+        for parameter in self.parameters:
+            parameter.grad = None
+        groups = self._groups(batch)
+        step, seen, seen_plus = Mean(), Mean(), Mean()
+        losses, losses_plus, logits = [], [], []
+        with moved_together(self.network, len(groups)) as passed:
+            for group in groups:
+                share = len(group) / len(batch)
+                loss, outputs, g, loss_plus, g_plus = self._both(group, rho)
+                passed(share)
+                losses.append(loss * share)
+                losses_plus.append(loss_plus * share)
+                logits.append(outputs)
+                with torch.no_grad():
+                    if observe is not None:
+                        seen.add(group.used, group.mean(g), share, copy=True)
+                        seen_plus.add(group.used, group.mean(g_plus), share, copy=True)
+                    if self._overrides("combination"):
+                        g_plus = group.apply(self.rule.combination, g, g_plus)
+                    step.add(group.used, group.mean(g_plus), share)
+        loss, outputs = torch.stack(losses).sum(), torch.cat(logits) if len(logits) > 1 else logits[0]
         if observe is not None:
-            observe(Gradients(batch, used, loss, outputs, g, g_plus, loss_plus))
-        with torch.no_grad():
-            for parameter, gradient in zip(used, self.rule.combination(g, g_plus), strict=True):
-                parameter.grad = gradient
+            loss_plus = torch.stack(losses_plus).sum()
+            observe(Gradients(batch, seen.parameters, loss, outputs, seen.tensors, seen_plus.tensors, loss_plus))
+        for parameter, gradient in zip(step.parameters, step.tensors, strict=True):
+            parameter.grad = gradient
         return loss, outputs
 
-    def ascended(
-        self, batch: Minibatch, parameters: list[nn.Parameter], g: list[Tensor], rho: float
-    ) -> tuple[Tensor, list[Tensor]]:
-        """L(w + ε) and ∇L(w + ε), with the ε that the rule finds for this g."""
+    def _groups(self, batch: Minibatch) -> list[Group]:
+        """The step's examples in the groups that are gone through one after the other."""
+        from ..landscape import has_batchnorm
+
+        m, n = self.rule.m, len(batch)
+        split = None if self.rule.residual_above and self.rule.jacobian_above else self.rule.residual_above
+        if m == 1:
+            return self._each(batch, split)
+        if m is None or m >= n:
+            parts = [batch]
+        else:
+            if n % m == 1 and has_batchnorm(self.network):
+                raise InvalidValue(
+                    f"{type(self.rule).__name__}: m={m} leaves a group of one example of a batch of {n}, which "
+                    f"BatchNorm cannot normalise: take a divisor of {n}."
+                )
+            parts = [batch.part(slice(i, i + m)) for i in range(0, n, m)]
+        if split is None:
+            return [Together(part, self.parameters) for part in parts]
+        return [Split(part, self.parameters, residual_above=split) for part in parts]
+
+    def _each(self, batch: Minibatch, split: bool | None) -> list[Group]:
+        from ..per_example import PerExample
+
+        name = type(self.rule).__name__
+        if batch.compiled:
+            raise InvalidValue(
+                f"{name}: m=1 carries out the layers of the network in its own way, which a compiled one does not "
+                f"show: leave compile out, or take another m."
+            )
+        if batch.head is not None:
+            raise InvalidValue(
+                f"{name}: m=1 does not go with a penalty on the last layer's inputs and weights: leave one of them out."
+            )
+        if self._passes is None:
+            self._passes = PerExample(self.network)
+        size = min(at_once(self.parameters), batch.micro or len(batch))
+        apart = self._overrides("combination") or self._overrides("refinement")
+        return [
+            Each(batch.part(slice(i, i + size)), self.parameters, self._passes, split=split, apart=apart)
+            for i in range(0, len(batch), size)
+        ]
+
+    def _both(self, group: Group, rho: float) -> tuple[Tensor, Tensor, list[Tensor], Tensor, list[Tensor]]:
+        """Loss, logits and g at w; loss and g⁺ at w + ε, or at w + ε′ if the rule has one."""
         import torch
 
-        names, w = [self._names[p] for p in parameters], [p.data for p in parameters]
+        loss, outputs, g = group.first()
+        names, w = [self._names[p] for p in group.used], [p.data for p in group.used]
         with torch.no_grad():
-            epsilon = self.rule.perturbation(names, w, g, rho)
-        loss_plus, g_plus = self.beside(batch, parameters, epsilon)
-        with torch.no_grad():
-            epsilon = self.rule.refinement(names, w, g, g_plus, rho)
-        return (loss_plus, g_plus) if epsilon is None else self.beside(batch, parameters, epsilon)
+            epsilon = group.apply(lambda g: self.rule.perturbation(names, w, g, rho), g)
+        loss_plus, g_plus = group.second(epsilon)
+        if self._overrides("refinement"):
+            with torch.no_grad():
+                epsilon = group.apply(lambda g, g_plus: self.rule.refinement(names, w, g, g_plus, rho), g, g_plus)
+            loss_plus, g_plus = group.second(epsilon)
+        return loss, outputs, g, loss_plus, g_plus
 
-    def beside(
-        self, batch: Minibatch, parameters: list[nn.Parameter], epsilon: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Loss and gradient at w + ε; the memory of `epsilon` is used up."""
-        with self.moved(parameters, epsilon):
-            loss, _ = batch.backward()
-        return loss, taken(parameters)
-
-    @contextmanager
-    def moved(self, parameters: list[nn.Parameter], epsilon: list[Tensor]) -> Iterator[None]:
-        """Within it the parameters are w + ε, and forward passes leave BatchNorm's running statistics alone.
-
-        The memory of `epsilon` is used for w + ε. Afterwards the parameters look at w again, which nothing has
-        touched: (w + ε) − ε would differ from w in the last bits.
-        """
-        import torch
-
-        w = [p.data for p in parameters]
-        with torch.no_grad():
-            torch._foreach_add_(epsilon, w)
-        try:
-            for parameter, tensor in zip(parameters, epsilon, strict=True):
-                parameter.data = tensor
-            with frozen_statistics(self.network):
-                yield
-        finally:
-            for parameter, tensor in zip(parameters, w, strict=True):
-                parameter.data = tensor
+    def _overrides(self, name: str) -> bool:
+        """Whether the rule has its own method of this name."""
+        return getattr(type(self.rule), name) is not getattr(SharpnessAware, name)
 
     def step(self, lr_factor: float = 1.0) -> None:
         self.inner.step(lr_factor)
@@ -209,13 +270,3 @@ def length_factor(tensors: list[Tensor], length: float) -> Tensor:
 
     norm = torch.nn.utils.get_total_norm(tensors)
     return torch.where(norm > 0, length / norm, torch.zeros_like(norm))
-
-
-def taken(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The gradients of the parameters, which have none afterwards (the same places, where one has none, stay 0)."""
-    import torch
-
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    return gradients

@@ -188,12 +188,14 @@ def test_batch_norm_in_training_mode_is_refused():
         per_example_gradients(network.double(), loss, *problem())
 
 
-@pytest.mark.parametrize("name", ["mul", "mul_", "norm", "clamp_min", "add", "sign", "maximum", "lerp_", "addcmul_"])
+@pytest.mark.parametrize(
+    "name", ["mul", "mul_", "norm", "clamp_min", "add", "sign", "maximum", "minimum_", "lerp_", "addcmul_"]
+)
 def test_unrolled_foreach_functions_under_vmap(name):
     generator = torch.Generator().manual_seed(0)
     a, b, c = ([torch.randn(3, *s, generator=generator) for s in ((2, 4), (5,))] for _ in range(3))
     rest = {"mul": (2.5,), "mul_": (b,), "norm": (), "clamp_min": (0.1,), "add": (b,), "sign": (), "maximum": (b,)}
-    rest |= {"lerp_": (b, 0.3), "addcmul_": (b, c)}
+    rest |= {"minimum_": (b,), "lerp_": (b, 0.3), "addcmul_": (b, c)}
     keywords = {"value": -2.0} if name == "addcmul_" else {}
 
     def function(a, *lists):
