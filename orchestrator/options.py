@@ -79,7 +79,8 @@ def _told(path: str, value: Spec, options: Sequence[Any]) -> dict[str, Any]:
     alike = [o for o in options if type(o) is type(value)]
     for field in dataclasses.fields(value):
         mine, others = getattr(value, field.name), [getattr(o, field.name) for o in alike]
-        if any(o != mine for o in others):
+        unsaid = mine is None and field.default is None
+        if not unsaid and any(o != mine for o in others):
             name = f"{path}.{field.name}"
             told |= _told(name, mine, others) if isinstance(mine, Spec) else {name: mine}
     return told or {path: type(value).__name__}

@@ -14,7 +14,11 @@ from toys import Brittle, Curvature, Downhill, Ensemble, Fit, Line, Points, Side
 from orchestrator.errors import SweepError, UserError
 from orchestrator.sweep import Setting, Sweep, Trial, same_seed, same_setting, vary
 from orchestrator.sweep_file import load_sweep, parse_overrides
+from tasks.data import Digits
 from tasks.errors import InvalidValue
+from tasks.models import MLP
+from tasks.optimizers import SAM, SAME, SGD, AdamW
+from tasks.train import Train
 
 
 def sweep(**changes: Any) -> Sweep:
@@ -114,6 +118,28 @@ def test_a_grid_within_an_option_of_a_grid_is_multiplied_out() -> None:
     }
     changed = declared.override({"train.optimizer.lr": grid(0.3, 0.4)})  # in each option that has it
     assert len(changed.settings()) == 2 + 2 * 2
+
+
+def test_optimizers_over_other_optimizers() -> None:
+    """What an optimizer of the SAM family leaves to its base is not told as if it had been said."""
+    declared = sweep(train=Train(Digits(), MLP(), SAM(rho=0.1)))
+    over = declared.override(parse_overrides(["train.optimizer.base=[AdamW(lr=0.01), None]"], {"AdamW": AdamW}))
+    assert [s.train.optimizer for s in over.settings()] == [SAM(rho=0.1, base=AdamW(lr=0.01)), SAM(rho=0.1)]
+    assert [s.label for s in over.settings()] == ["AdamW", "base=None"]
+    rates = over.override({"train.optimizer.base": AdamW()}).override({"train.optimizer.base.lr": grid(0.1, 0.2)})
+    assert [s.label for s in rates.settings()] == ["lr=0.1", "lr=0.2"]
+    options = grid(SGD(), SAM(lr=0.1), SAM(base=AdamW(), rho=grid(0.1, 0.2)), SAME(group=grid(1, 2)))
+    assert [s.label for s in sweep(train=Train(Digits(), MLP(), options)).settings()] == [
+        "SGD",
+        "SAM, lr=0.1, rho=0.05",
+        "SAM, rho=0.1, base=AdamW",
+        "SAM, rho=0.2, base=AdamW",
+        "SAME, group=1",
+        "SAME, group=2",
+    ]
+    with pytest.raises(InvalidValue) as error:
+        declared.override({"train.optimizer.lr": 0.1}).override({"train.optimizer.base": AdamW()})
+    assert "lr=0.1 is SGD's, but the base is AdamW" in sentence(error)
 
 
 def test_a_rule_chooses_points_of_the_grid() -> None:
