@@ -18,7 +18,7 @@ from .minibatch import Minibatch
 from .models.model import Model
 from .optimizers.optimizer import Optimizer, Progress
 from .optimizers.sgd import SGD
-from .regularisers.regulariser import Regulariser, check_together
+from .regularisers.regulariser import Regulariser, check_regularisers
 from .schedules import Constant, Schedule
 from .spec import AtLeast, AtMost, MoreThan
 from .task import Artifact, Context, Curve, Results, Task
@@ -146,7 +146,7 @@ class Train(Task):
 
     def validate(self) -> None:
         class_map(self.label_noise_kind, self.label_noise_map, self.dataset)
-        check_together(self.regularisers, self.compile)
+        check_regularisers(self)
 
     def run(self, ctx: Context, dataset: Artifact) -> Generator[Results, None, Results]:
         """Train, reporting after each epoch.

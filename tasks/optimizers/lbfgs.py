@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ..batchnorm import frozen_statistics
 from ..spec import AtLeast, MoreThan
@@ -58,6 +58,8 @@ class LBFGS(Optimizer):
     tolerance_grad: Annotated[float, AtLeast(0)] = 1e-7
     tolerance_change: Annotated[float, AtLeast(0)] = 1e-9
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
+
+    has_step_size: ClassVar[bool] = False
 
     def torch_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from ..batchnorm import frozen_statistics
 from ..spec import AtLeast, Below, MoreThan
@@ -61,6 +61,8 @@ class NewtonCG(Optimizer):
     max_iterations: Annotated[int, AtLeast(1)] = 50
     backtracking: Annotated[int, AtLeast(0)] = 5
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
+
+    has_step_size: ClassVar[bool] = False
 
     def torch_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """Plain descent, which steps along −p."""

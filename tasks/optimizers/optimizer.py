@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ..spec import Spec
 
@@ -54,6 +54,9 @@ class Gradients(NamedTuple):
 @dataclass(frozen=True)
 class Optimizer(Spec):
     """How a network's parameters are updated. Subclasses define `torch_optimizer`, or `build`."""
+
+    has_step_size: ClassVar[bool] = True
+    """Whether a step is one move of the size `Stepper.lr`, as a proximal step after it takes for granted."""
 
     def torch_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """The PyTorch optimizer that turns gradients into steps; it holds the state."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+from ..errors import InvalidValue
+from ..optimizers.optimizer import Optimizer
 from ..spec import AtLeast
 from .regulariser import Regulariser, weights_of
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..train import Train
 
 __all__ = ["L1"]
 
@@ -27,6 +31,8 @@ class L1(Regulariser):
     above. Other optimizers' steps are not −lr · gradient, so it is decoupled from them, as AdamW's decay
     is: with momentum μ the minimum is that of (1 − μ) · strength; with Adam and its like the threshold is
     the same lr · strength for every weight, whatever its own step, which is the minimum of no penalty.
+    L-BFGS and Newton-CG, whose steps have no such size, refuse it; within a step they keep to the subgradient
+    where it began.
     Averages over steps (EMA, SWA) of weights that are zero at times are not zero.
 
     Attributes:
@@ -39,6 +45,16 @@ class L1(Regulariser):
     strength: Annotated[float, AtLeast(0)]
     proximal: bool = False
     everywhere: bool = False
+
+    def check(self, train: Train) -> None:
+        optimizer: Any = train.optimizer
+        while isinstance(inner := getattr(optimizer, "base", None), Optimizer):
+            optimizer = inner
+        if self.proximal and not getattr(optimizer, "has_step_size", True):
+            raise InvalidValue(
+                f"Train: L1(proximal=True) needs a step of a known size, which {type(optimizer).__name__} does not "
+                f"take: leave proximal out, or take another optimizer."
+            )
 
     def on_gradient(self, network: nn.Module) -> None:
         import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from ..errors import InvalidValue
 from ..spec import AtLeast
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..minibatch import Minibatch
+    from ..train import Train
 
 __all__ = ["LastLayerL2", "last_dense"]
 
@@ -34,7 +35,9 @@ class LastLayerL2(Regulariser):
     activations: Annotated[float, AtLeast(0)]
     weights: Annotated[float, AtLeast(0)]
 
-    compiles: ClassVar[bool] = False  # a compiled network does not show what goes into its layers
+    def check(self, train: Train) -> None:
+        if train.compile is True:  # a compiled network does not show what goes into its layers
+            raise InvalidValue("Train: LastLayerL2 does not go with compile=True: leave one of them out.")
 
     def on_batch(self, batch: Minibatch, generator: torch.Generator) -> None:
         if self.activations == 0 and self.weights == 0:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidValue
 from ..spec import Spec
@@ -14,8 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..minibatch import Minibatch
+    from ..train import Train
 
-__all__ = ["Regulariser", "check_together", "weights_of"]
+__all__ = ["Regulariser", "check_regularisers", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Regulariser(Spec):
     gradient, and what it does after the step, acts at w on the family's combined gradient.
     """
 
-    compiles: ClassVar[bool] = True
-    """Whether it goes with `Train(compile=True)`."""
+    def check(self, train: Train) -> None:
+        """Raise `InvalidValue` if it does not go with the other fields of a training; some may hold search spaces."""
 
     def on_batch(self, batch: Minibatch, generator: torch.Generator) -> None:
         """Change the examples, the targets or the loss of the step, before any gradient is taken.
@@ -44,20 +44,16 @@ class Regulariser(Spec):
         """Change the parameters after the step, which had the step size `lr`."""
 
 
-def check_together(regularisers: Sequence[Regulariser], compiled: bool) -> None:
+def check_regularisers(train: Train) -> None:
     """
-    Args:
-        compiled: whether the training compiles its network.
-
     Raises:
-        InvalidValue: they do not go together, or not with compiling.
+        InvalidValue: a training's regularisers do not go together, or not with its other fields.
     """
-    names = [type(r).__name__ for r in regularisers]
-    for regulariser, name in zip(regularisers, names, strict=True):
+    names = [type(r).__name__ for r in train.regularisers]
+    for regulariser, name in zip(train.regularisers, names, strict=True):
         if names.count(name) > 1:
             raise InvalidValue(f"Train: regularisers holds {name} {names.count(name)} times; it takes one of a class.")
-        if compiled and not regulariser.compiles:
-            raise InvalidValue(f"Train: {name} does not go with compile=True: leave one of them out.")
+        regulariser.check(train)
 
 
 def weights_of(network: nn.Module, everywhere: bool = False) -> list[nn.Parameter]:

@@ -16,7 +16,7 @@ from tasks.errors import InvalidValue
 from tasks.minibatch import Minibatch
 from tasks.models import MLP, Model
 from tasks.models.dropout import seed_dropout
-from tasks.optimizers import EMA, SAM, SGD, AdamW
+from tasks.optimizers import EMA, LBFGS, SAM, SGD, AdamW
 from tasks.regularisers import (
     L1,
     AdversarialTraining,
@@ -205,6 +205,10 @@ def test_zeros_of_the_proximal_step(train):
     [
         ({"regularisers": (Mixup(0.1), Mixup(0.2))}, r"regularisers holds Mixup 2 times; it takes one of a class\."),
         ({"regularisers": (LastLayerL2(1.0, 0.0),), "compile": True}, "LastLayerL2 does not go with compile=True"),
+        (
+            {"regularisers": (L1(0.1, proximal=True),), "optimizer": EMA(SAM(base=LBFGS()))},
+            r"L1\(proximal=True\) needs a step of a known size, which LBFGS does not take",
+        ),
         ({"regularisers": Mixup(0.1)}, "regularisers must be a sequence of a Regulariser each"),
         ({"early_stopping": 3}, "early_stopping must be an EarlyStopping, not 3"),
     ],
