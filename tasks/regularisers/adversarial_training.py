@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..batchnorm import frozen_statistics
 from ..spec import AtLeast, AtMost
-from .regulariser import Regulariser
+from .regulariser import Regulariser, refuse_taken_apart
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from ..minibatch import Minibatch
+    from ..train import Train
 
 __all__ = ["AdversarialTraining"]
 
@@ -36,6 +37,9 @@ class AdversarialTraining(Regulariser):
 
     epsilon: Annotated[float, AtLeast(0)]
     share: Annotated[float, AtLeast(0), AtMost(1)] = 0.5
+
+    def check(self, train: Train) -> None:
+        refuse_taken_apart(train, "AdversarialTraining")
 
     def on_batch(self, batch: Minibatch, generator: torch.Generator) -> None:
         import torch

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from ..errors import InvalidValue
-from ..optimizers.optimizer import Optimizer
 from ..spec import AtLeast
-from .regulariser import Regulariser, weights_of
+from .regulariser import Regulariser, optimizers_of, weights_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,14 +46,12 @@ class L1(Regulariser):
     everywhere: bool = False
 
     def check(self, train: Train) -> None:
-        optimizer: Any = train.optimizer
-        while isinstance(inner := getattr(optimizer, "base", None), Optimizer):
-            optimizer = inner
-        if self.proximal and not getattr(optimizer, "has_step_size", True):
-            raise InvalidValue(
-                f"Train: L1(proximal=True) needs a step of a known size, which {type(optimizer).__name__} does not "
-                f"take: leave proximal out, or take another optimizer."
-            )
+        for optimizer in optimizers_of(train):
+            if self.proximal is True and not optimizer.has_step_size:
+                raise InvalidValue(
+                    f"Train: L1(proximal=True) needs a step of a known size, which {type(optimizer).__name__} does "
+                    f"not take: leave proximal out, or take another optimizer."
+                )
 
     def on_gradient(self, network: nn.Module) -> None:
         import torch

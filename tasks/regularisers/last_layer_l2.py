@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..errors import InvalidValue
 from ..spec import AtLeast
-from .regulariser import Regulariser
+from .regulariser import Regulariser, optimizers_of, refuse_taken_apart
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,11 @@ class LastLayerL2(Regulariser):
     def check(self, train: Train) -> None:
         if train.compile is True:  # a compiled network does not show what goes into its layers
             raise InvalidValue("Train: LastLayerL2 does not go with compile=True: leave one of them out.")
+        refuse_taken_apart(train, "LastLayerL2")
+        for optimizer in optimizers_of(train):
+            if getattr(optimizer, "m", None) == 1 and getattr(optimizer, "rho", None) != 0:
+                name = type(optimizer).__name__
+                raise InvalidValue(f"Train: LastLayerL2 does not go with {name}(m=1): leave one of them out.")
 
     def on_batch(self, batch: Minibatch, generator: torch.Generator) -> None:
         if self.activations == 0 and self.weights == 0:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidValue
+from ..optimizers.optimizer import Optimizer
 from ..spec import Spec
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ..minibatch import Minibatch
     from ..train import Train
 
-__all__ = ["Regulariser", "check_regularisers", "weights_of"]
+__all__ = ["Regulariser", "check_regularisers", "optimizers_of", "refuse_taken_apart", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,29 @@ def check_regularisers(train: Train) -> None:
         if names.count(name) > 1:
             raise InvalidValue(f"Train: regularisers holds {name} {names.count(name)} times; it takes one of a class.")
         regulariser.check(train)
+
+
+def optimizers_of(train: Train) -> list[Optimizer]:
+    """A training's optimizer and those that it is over, from the outermost on."""
+    found: list[Any] = [train.optimizer]
+    while isinstance(inner := getattr(found[-1], "base", None), Optimizer):
+        found.append(inner)
+    return [optimizer for optimizer in found if isinstance(optimizer, Optimizer)]
+
+
+def refuse_taken_apart(train: Train, name: str) -> None:
+    """
+    Raises:
+        InvalidValue: the optimizer takes the loss apart at the logits (J-SAM, logit-SAM), so that a penalty which
+            depends on the weights in another way has no place in it.
+    """
+    for optimizer in optimizers_of(train):
+        whole = getattr(optimizer, "residual_above", True) and getattr(optimizer, "jacobian_above", True)
+        if not whole and getattr(optimizer, "rho", None) != 0:
+            raise InvalidValue(
+                f"Train: {name} does not go with {type(optimizer).__name__}, for which the weights act through the "
+                f"logits of the examples alone: leave one of them out."
+            )
 
 
 def weights_of(network: nn.Module, everywhere: bool = False) -> list[nn.Parameter]:

@@ -16,7 +16,7 @@ from tasks.errors import InvalidValue
 from tasks.minibatch import Minibatch
 from tasks.models import MLP, Model
 from tasks.models.dropout import seed_dropout
-from tasks.optimizers import EMA, LBFGS, SAM, SGD, AdamW
+from tasks.optimizers import EMA, JSAM, LBFGS, SAM, SGD, AdamW, LogitSAM
 from tasks.regularisers import (
     L1,
     AdversarialTraining,
@@ -87,10 +87,10 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def minibatch(*regularisers, micro=None):
+def minibatch(*regularisers, micro=None, dropout=0.3):
     """A step's examples in float64, on a smooth network with dropout; the regularisers have done their part."""
     draws = torch.Generator().manual_seed(0)
-    network = MLP(widths=(8, 8), activation="tanh", dropout=0.3).build((5,), 3, draws).double()
+    network = MLP(widths=(8, 8), activation="tanh", dropout=dropout).build((5,), 3, draws).double()
     x = torch.randn(12, 5, generator=draws, dtype=torch.float64)
     batch = Minibatch(network, x, torch.arange(12) % 3, classes=3, micro=micro)
     batch.before_forward.append(partial(seed_dropout, network, 3))
@@ -146,6 +146,19 @@ def test_both_gradients_of_sam_are_of_that_loss(regulariser):
     torch.testing.assert_close(seen[0].g, g)
     torch.testing.assert_close(seen[0].g_plus, g_plus)
     torch.testing.assert_close(seen[0].loss_plus, loss_plus)
+
+
+@pytest.mark.parametrize("regulariser", EVERY[:5], ids=lambda r: type(r).__name__)
+def test_one_perturbation_for_each_example(regulariser):
+    """m=1 against SAM on the examples of the same step one by one."""
+    batch = minibatch(regulariser, dropout=0.0)
+    expected = [torch.zeros_like(p) for p in batch.network.parameters()]
+    for i in range(len(batch)):
+        SAM(rho=0.3).build(batch.network).gradient(batch.part(slice(i, i + 1)))
+        for total, parameter in zip(expected, batch.network.parameters(), strict=True):
+            total += parameter.grad / len(batch)
+    SAM(rho=0.3, m=1).build(batch.network).gradient(batch)
+    torch.testing.assert_close([p.grad for p in batch.network.parameters()], expected)
 
 
 @pytest.mark.parametrize("optimizer", [SMALL.optimizer, SAM(lr=0.1, momentum=0.9, rho=0.1)], ids=["sgd", "sam"])
@@ -209,6 +222,12 @@ def test_zeros_of_the_proximal_step(train):
             {"regularisers": (L1(0.1, proximal=True),), "optimizer": EMA(SAM(base=LBFGS()))},
             r"L1\(proximal=True\) needs a step of a known size, which LBFGS does not take",
         ),
+        (
+            {"regularisers": (AdversarialTraining(0.1),), "optimizer": EMA(LogitSAM(lr=0.1, m=1))},
+            "AdversarialTraining does not go with LogitSAM",
+        ),
+        ({"regularisers": (LastLayerL2(1.0, 0.0),), "optimizer": JSAM(lr=0.1)}, "LastLayerL2 does not go with JSAM"),
+        ({"regularisers": (LastLayerL2(1.0, 0.0),), "optimizer": SAM(lr=0.1, m=1)}, r"go with SAM\(m=1\)"),
         ({"regularisers": Mixup(0.1)}, "regularisers must be a sequence of a Regulariser each"),
         ({"early_stopping": 3}, "early_stopping must be an EarlyStopping, not 3"),
     ],
