@@ -327,19 +327,24 @@ def test_nodes_that_join_later_are_checked_before_anything_runs_there(
         cluster.terminate(name)
 
 
-def test_without_a_good_node_nothing_runs(study: Path, folder: Path, old: Path, tmp_path: Path) -> None:
+@needs_s3
+def test_without_a_good_node_nothing_runs(
+    cluster: RayCluster, study: Path, folder: Path, old: Path, tmp_path: Path
+) -> None:
+    """Comes last: the good nodes go."""
     env, words = bad_nodes(folder, old)["numpy"]
-    with RayCluster(nodes=0) as cluster:
-        cluster.add(env)
-        out = run_sweep(study, str(tmp_path / "store"), "--address", cluster.address, env=cluster.env, code=2)
-        assert len([line for line in out if words in line and "No node is left" in line]) == 1
-        doctor = [sys.executable, "-m", "orchestrator", "doctor", "--address", cluster.address]
-        env = {**cluster.env, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(doctor, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
-        nodes = [line for line in done.stdout.splitlines() if line.startswith("node ")]
-        assert (done.returncode, len(nodes)) == (1, 2), done
-        assert sum(words in line for line in nodes) == 1
-        assert sum(line.endswith(": sound") for line in nodes) == 1
+    for name in cluster.nodes:
+        cluster.terminate(name)
+    cluster.add(env)
+    out = run_sweep(study, str(tmp_path / "store"), "--address", cluster.address, env=cluster.env, code=2)
+    assert len([line for line in out if words in line and "No node is left" in line]) == 1
+    doctor = [sys.executable, "-m", "orchestrator", "doctor", "--address", cluster.address]
+    env = {**cluster.env, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(doctor, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100)
+    nodes = [line for line in done.stdout.splitlines() if line.startswith("node ")]
+    assert (done.returncode, len(nodes)) == (1, 2), done
+    assert sum(words in line for line in nodes) == 1
+    assert sum(line.endswith(": sound") for line in nodes) == 1
     assert Store(str(tmp_path / "store")).names("runs/study") == []
 
 

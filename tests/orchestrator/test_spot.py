@@ -83,36 +83,43 @@ def test_a_service_that_does_not_answer_is_asked_again(capsys: pytest.CaptureFix
     assert "no route" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """Without nodes; each test adds one, which is gone or to be left alone afterwards."""
+    with RayCluster(nodes=0) as cluster:
+        yield cluster
+
+
 @pytest.mark.slow
-def test_the_node_is_drained_as_preempted(service: tuple[str, type[Metadata]], tmp_path: Any) -> None:
+def test_the_node_is_drained_as_preempted(
+    cluster: RayCluster, service: tuple[str, type[Metadata]], tmp_path: Any
+) -> None:
     url, handler = service
-    with RayCluster(nodes=1) as cluster:
-        env = {**cluster.env, "RAY_ADDRESS": cluster.address, "METADATA_SERVICE": url, "TMPDIR": str(tmp_path)}
-        env["PATH"] = f"{os.path.dirname(sys.executable)}:{env['PATH']}"
-        watcher = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.spot", "aws"], env=env, stdout=subprocess.PIPE, text=True
-        )
-        second = [sys.executable, "-m", "orchestrator.spot", "aws"]
-        try:
-            while not (tmp_path / "orchestrator-spot.lock").exists():
-                time.sleep(0.05)
-            assert subprocess.run(second, env=env, timeout=30, check=False).returncode == 0  # one a node is enough
-            assert watcher.poll() is None
-            handler.seconds = 120
-            out, _ = watcher.communicate(timeout=60)
-            assert watcher.returncode == 0 and "the node ends in" in out
-        finally:
-            watcher.kill()
-            watcher.wait()
-        look = "import ray; ray.init(logging_level='ERROR'); "
-        look += "print([node['DeathReason'] for node in ray.nodes() if not node['Alive']])"
-        until = time.monotonic() + 60
-        seen = ""
-        while "[3]" not in seen and time.monotonic() < until:  # AUTOSCALER_DRAIN_PREEMPTED, of gcs.proto
-            seen = subprocess.run(
-                [sys.executable, "-c", look], env=env, capture_output=True, text=True, check=False
-            ).stdout
-        assert "[3]" in seen
+    cluster.add()
+    env = {**cluster.env, "RAY_ADDRESS": cluster.address, "METADATA_SERVICE": url, "TMPDIR": str(tmp_path)}
+    env["PATH"] = f"{os.path.dirname(sys.executable)}:{env['PATH']}"
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.spot", "aws"], env=env, stdout=subprocess.PIPE, text=True
+    )
+    second = [sys.executable, "-m", "orchestrator.spot", "aws"]
+    try:
+        while not (tmp_path / "orchestrator-spot.lock").exists():
+            time.sleep(0.05)
+        assert subprocess.run(second, env=env, timeout=30, check=False).returncode == 0  # one a node is enough
+        assert watcher.poll() is None
+        handler.seconds = 120
+        out, _ = watcher.communicate(timeout=60)
+        assert watcher.returncode == 0 and "the node ends in" in out
+    finally:
+        watcher.kill()
+        watcher.wait()
+    look = "import ray; ray.init(logging_level='ERROR'); "
+    look += "print([node['DeathReason'] for node in ray.nodes() if not node['Alive']])"
+    until = time.monotonic() + 60
+    seen = ""
+    while "[3]" not in seen and time.monotonic() < until:  # AUTOSCALER_DRAIN_PREEMPTED, of gcs.proto
+        seen = subprocess.run([sys.executable, "-c", look], env=env, capture_output=True, text=True, check=False).stdout
+    assert "[3]" in seen
 
 
 DRAIN = """
@@ -142,13 +149,13 @@ print([n.id == head for n in node_offers()])
 
 
 @pytest.mark.slow
-def test_a_node_that_is_about_to_go_is_given_nothing_more() -> None:
+def test_a_node_that_is_about_to_go_is_given_nothing_more(cluster: RayCluster) -> None:
     """Its workers are warm, and would be given one task after the other until its end."""
-    with RayCluster(nodes=1) as cluster:
-        env = {**cluster.env, "RAY_ADDRESS": cluster.address}
-        env["PATH"] = f"{os.path.dirname(sys.executable)}:{env['PATH']}"
-        done = subprocess.run(
-            [sys.executable, "-c", DRAIN], env=env, capture_output=True, text=True, timeout=120, check=False
-        )
+    cluster.add()
+    env = {**cluster.env, "RAY_ADDRESS": cluster.address}
+    env["PATH"] = f"{os.path.dirname(sys.executable)}:{env['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", DRAIN], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("[True]\n")
