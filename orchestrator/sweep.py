@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.errors import InvalidValue, nearest
-from tasks.spec import Spec, is_space
+from tasks.spec import Spec, fields_alone, is_space
 from tasks.task import GroupProbe, PairProbe, Probe, Task
 
 from .keys import canonical
@@ -261,17 +261,19 @@ class Sweep:
                     configs.append(dict(config))
         found: dict[str, Setting] = {}
         for config in configs:
-            setting = self.setting(len(found), config)
-            if self._wanted(setting.train):
+            if self._wanted(config):
+                setting = self.setting(len(found), config)
                 found.setdefault(identity(setting.train), setting)
         if not found:
             raise InvalidValue(f"Sweep: setting_when admits none of the {len(configs)} points of the grid.")
         return list(found.values())
 
-    def _wanted(self, train: Task) -> bool:
-        """What `setting_when` says of a training."""
+    def _wanted(self, config: Mapping[str, Any]) -> bool:
+        """What `setting_when` says of the training with these values, which need not go together."""
         if self.setting_when is None:
             return True
+        with fields_alone():
+            train = self.setting(0, config).train
         try:
             return bool(self.setting_when(train))
         except Exception as error:

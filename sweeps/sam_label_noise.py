@@ -6,25 +6,26 @@ activations and the last layer's weights. Which fit the clean examples before th
 """
 
 from ray import tune
+from tasks.recording import Record
 
 from orchestrator import Sweep
 from tasks.data import CIFAR10, Digits
 from tasks.models import MLP, SimpleCNN
 from tasks.optimizers import JSAM, SAM, SGD, LogitSAM
 from tasks.probes import Lanczos
-from tasks.recording import Record
 from tasks.regularisers import LastLayerL2
 from tasks.schedules import Cosine
 from tasks.train import Train
 
-BASE = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+
+def optimizers(rhos, lr):
+    base, rho = {"lr": lr, "momentum": 0.9, "weight_decay": 5e-4}, tune.grid_search(rhos)
+    halves = [half(**base, rho=rho, m=tune.grid_search([None, 1])) for half in (JSAM, LogitSAM)]
+    return tune.grid_search([SGD(**base), SAM(**base, rho=rho, m=tune.grid_search([None, 1])), *halves])
 
 
-def optimizers(rhos):
-    rho = tune.grid_search(rhos)
-    members = [SAM(**BASE, rho=rho), SAM(**BASE, rho=rho, m=1)]
-    halves = [half(**BASE, rho=rho, m=tune.grid_search([None, 1])) for half in (JSAM, LogitSAM)]
-    return tune.grid_search([SGD(**BASE), *members, *halves])
+def penalties(*strengths):
+    return tune.grid_search([(), *((LastLayerL2(activations=s, weights=s),) for s in strengths)])
 
 
 def substitute_for_sgd_alone(train):
@@ -38,8 +39,8 @@ sweep = Sweep(
         epochs=60,
         batch_size=128,
         schedule=Cosine(),
-        optimizer=optimizers([0.02, 0.05, 0.1]),
-        regularisers=tune.grid_search([(), (LastLayerL2(activations=1e-3, weights=1e-3),)]),
+        optimizer=optimizers([0.02, 0.05, 0.1], lr=0.01),
+        regularisers=penalties(1e-5, 1e-4, 1e-3),
         label_noise=tune.grid_search([0.0, 0.2, 0.4, 0.6]),
         record=Record(every=100),
     ),
@@ -52,7 +53,8 @@ sweep = Sweep(
         "train.dataset": Digits(),
         "train.model": MLP(),
         "train.epochs": 8,
-        "train.optimizer": optimizers([0.1]),
+        "train.optimizer": optimizers([0.1], lr=0.05),
+        "train.regularisers": penalties(1e-3),
         "train.label_noise": 0.4,
         "train.record.every": 5,
         "seeds": range(2),

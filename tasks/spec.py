@@ -20,13 +20,26 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
 from .errors import InvalidValue
 
-__all__ = ["AtLeast", "AtMost", "Below", "Constraint", "MoreThan", "NotEmpty", "Spec", "field_hints", "is_space"]
+__all__ = [
+    "AtLeast",
+    "AtMost",
+    "Below",
+    "Constraint",
+    "MoreThan",
+    "NotEmpty",
+    "Spec",
+    "field_hints",
+    "fields_alone",
+    "is_space",
+]
 
 
 class Constraint:
@@ -110,6 +123,19 @@ def is_space(value: Any) -> bool:
     return any(c.__module__.startswith("ray.tune.search") for c in type(value).__mro__)
 
 
+_validating = ContextVar("_validating", default=True)
+
+
+@contextmanager
+def fields_alone() -> Iterator[None]:
+    """Within it Specs check each field, but not whether their fields go together (`Spec.validate`)."""
+    token = _validating.set(False)
+    try:
+        yield
+    finally:
+        _validating.reset(token)
+
+
 @dataclass(frozen=True)
 class Spec:
     """Base of everything a sweep file is made of. Subclasses are frozen dataclasses.
@@ -132,7 +158,7 @@ class Spec:
             checked = _check(hint, value, f"{type(self).__name__}: {name}")
             if checked is not value:
                 object.__setattr__(self, name, checked)
-        if not spaces:
+        if not spaces and _validating.get():
             self.validate()
 
     def validate(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,21 @@ def test_a_rule_chooses_points_of_the_grid() -> None:
     with pytest.raises(InvalidValue) as error:
         sweep(setting_when=True)
     assert "setting_when must be a function of the training, not True" in sentence(error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Picky(Fit):
+    def validate(self) -> None:
+        if self.width == 32 and self.rho > 0.1:
+            raise InvalidValue("Picky: width 32 does not go with such a rho.")
+
+
+def test_a_rule_leaves_out_points_that_are_impossible() -> None:
+    declared = sweep(train=Picky(width=grid(16, 32), rho=grid(0.1, 0.2)))
+    with pytest.raises(InvalidValue, match="does not go with"):
+        declared.settings()
+    chosen = dataclasses.replace(declared, setting_when=lambda fit: fit.width == 16 or fit.rho < 0.2)
+    assert [(s.train.width, s.train.rho) for s in chosen.settings()] == [(16, 0.1), (32, 0.1), (16, 0.2)]
 
 
 def test_only_a_grid_may_stand_within_a_grid() -> None:
