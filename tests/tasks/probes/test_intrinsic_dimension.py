@@ -8,9 +8,9 @@ import torch
 from interruptions import Memory, Run, files, interrupted_after_every_report, start_in_a_process_of_its_own
 
 from tasks.errors import InvalidValue, UserError
-from tasks.optimizers import SAM, AdamW
+from tasks.optimizers import EMA, SAM, AdamW, NewtonCG
 from tasks.probes import IntrinsicDimension
-from tasks.probes.intrinsic_dimension import crossing
+from tasks.probes.intrinsic_dimension import _within, crossing
 from tasks.projections import Dense, Fastfood, hadamard
 from tasks.task import execute
 
@@ -75,7 +75,22 @@ def test_a_diverged_training_is_counted_and_does_not_win(run, trained):
     assert found.arrays("accuracy")["lr_factor"][1] == 1
 
 
-@pytest.mark.parametrize("optimizer", [SAM(lr=0.05, momentum=0.9, weight_decay=1e-3), AdamW(lr=1e-2)])
+def test_the_optimizer_of_a_subspace_also_where_it_is_wrapped():
+    """w = w₀ + s z: lengths are those of w over s, curvatures s² times as large; nothing decays."""
+    wrapped = EMA(SAM(base=AdamW(lr=0.1, weight_decay=0.1), rho=0.4), decay=0.9)
+    assert _within(wrapped, 2.0) == EMA(SAM(base=AdamW(lr=0.1, weight_decay=0.0), rho=0.2), decay=0.9)
+    assert _within(NewtonCG(damping=0.5, weight_decay=0.1), 2.0) == NewtonCG(damping=2.0, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SAM(lr=0.05, momentum=0.9, weight_decay=1e-3),
+        AdamW(lr=1e-2),
+        EMA(SAM(lr=0.05, momentum=0.9), decay=0.9),
+        NewtonCG(max_iterations=5),
+    ],
+)
 def test_trains_with_the_trial_s_own_optimizer(run, trained, tmp_path, optimizer):
     train = dataclasses.replace(trained[0].task, optimizer=optimizer, clip_norm=5.0)
     trial = execute(train, trained[0].inputs[0], folder=tmp_path / "trial")
