@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -23,9 +24,9 @@ class LBFGS(Optimizer):
 
     A step of the training is up to `max_iter` iterations w ← w − t H ∇F(w) on one and the same batch, each
     with at least one more evaluation of loss and gradient. F is the loss with ½ weight_decay ‖w‖², and
-    with a linear term that makes its gradient where the step starts the one that clipping, the SAM family or a
-    regulariser has left (`reevaluation.StepObjective`): over SAM, steps go along SAM's gradient with
-    the curvature of the loss.
+    with terms that make its gradient where the step starts the one that clipping, the SAM family or a
+    regulariser has left (`reevaluation.StepObjective`): over SAM, a step goes along SAM's gradient with the
+    curvature of the loss, and never as far as the loss itself would have to fall below 0 for it.
 
     H comes from the last `history_size` pairs of a move s and the change y of the gradient along it, and
     carries over from step to step. The change along the last move of the step before is measured with the new
@@ -86,6 +87,8 @@ class LBFGSStepper(ReevaluatingStepper):
     def step(self, lr_factor: float = 1.0) -> None:
         self.set_lr(lr_factor)
         objective = self.objective()
+        if not math.isfinite(objective.value):
+            return  # the training has diverged, and no step leads back
         self._measure_last_pair(objective)
         first = [objective]
 
@@ -97,6 +100,7 @@ class LBFGSStepper(ReevaluatingStepper):
                 value = start.value
             else:
                 value = objective.backward()
+                value = value if math.isfinite(value) else math.inf  # too far; torch goes further on nan
             for p in objective.parameters:  # torch takes them for contiguous
                 p.grad = p.grad.contiguous() if p.grad is not None else None
             return value

@@ -24,16 +24,19 @@ SUFFICIENT = 1e-4  # share of the decrease that the slope promises, which backtr
 class NewtonCG(Optimizer):
     """Hessian-free Newton steps by conjugate gradients (Martens 2010; Nocedal and Wright 2006, chapter 7).
 
-    Each step solves (B + (weight_decay + λ) I) p = −(ĝ + weight_decay · w) approximately and sets
+    Each step solves (B + (weight_decay + μ + λ) I) p = −(ĝ + weight_decay · w) approximately and sets
     w ← w + α p. ĝ is the gradient as clipping or the SAM family left it; B, of the same batch, is never
-    formed. The conjugate gradients end at a relative residual of `tolerance`, after `max_iterations`,
-    or at a direction of negative curvature: p is then what they had found before it, or the negative
-    gradient itself.
+    formed. μ = ‖ĝ − ∇L(w)‖² / (2 L(w)), 0 where the gradient was left alone, keeps steps along a changed
+    gradient in bounds (`reevaluation.StepObjective` says how, and what F is).
 
-    The damping λ follows Levenberg and Marquardt. With F the objective on the batch
-    (`reevaluation.StepObjective`), q(αp) = α (ĝ + weight_decay w)ᵀp + ½ α² pᵀ(B + weight_decay I) p its model
-    without damping and r = (F(w + αp) − F(w)) / q(αp): λ is multiplied by `damping_factor` if r < ¼ and
-    divided by it if r > ¾ (Martens 2010, section 4.1). λ is saved with the state.
+    The conjugate gradients end at a relative residual of `tolerance`, after `max_iterations`, or at a
+    direction of negative curvature: p is then what they had found before it, or the negative gradient
+    itself.
+
+    The damping λ follows Levenberg and Marquardt. With F the step's objective,
+    q(αp) = α (ĝ + weight_decay w)ᵀp + ½ α² pᵀ(B + (weight_decay + μ) I) p its model without damping, and
+    r = (F(w + αp) − F(w)) / q(αp): λ is multiplied by `damping_factor` if r < ¼ and divided by it if r > ¾
+    (Martens 2010, section 4.1). λ is saved with the state.
 
     α is lr, halved until F(w + αp) ≤ F(w) + 10⁻⁴ α (ĝ + weight_decay w)ᵀp, at most `backtracking` times; if
     that does not do the weights stay where they are and only λ grows.
@@ -97,7 +100,7 @@ class NewtonCGStepper(ReevaluatingStepper):
         self.set_lr(lr_factor)
         objective, used = self.objective(), self.used()
         b = flatten(objective.gradient).neg_()
-        solution = self._solve(b, used)
+        solution = self._solve(b, used, self.weight_decay + objective.bound + self.damping)
         self.iterations = solution.iterations
         p = solution.x
         direction = [d.view(q.shape) for d, q in zip(p.split([q.numel() for q in used]), used, strict=True)]
@@ -121,11 +124,10 @@ class NewtonCGStepper(ReevaluatingStepper):
                 q.grad = d.neg()
             self.base.step()
 
-    def _solve(self, b: Tensor, parameters: list[nn.Parameter]) -> Solution:
-        """The step p; the gradient's graph is freed on return."""
+    def _solve(self, b: Tensor, parameters: list[nn.Parameter], shift: float) -> Solution:
+        """p with (B + shift) p = b; the gradient's graph is freed on return."""
         from .batch_curvature import curvature_product
 
-        shift = self.weight_decay + self.damping
         with frozen_statistics(self.network):
             product = curvature_product(self.batch, parameters, self.rule.curvature)
             return conjugate_gradients(

@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["ReevaluatingStepper", "StepObjective"]
 
+TINY = 1e-20  # what a loss of 0 counts for, where it divides
+
 
 class StepObjective:
-    """F(v) = L(v) + ½ λ ‖v‖² + ⟨ĝ − ∇L(w), v − w⟩, for one step that starts at w.
+    """F(v) = L(v) + ½ λ ‖v‖² + ⟨c, v − w⟩ + ½ μ ‖v − w‖², for one step that starts at w.
 
-    L is the loss on the step's batch, λ the weight decay, and ĝ the gradient that was left in .grad: ∇L(w)
-    clipped, or combined by a member of the SAM family, or with what regularisers add to it. The linear term
-    makes ∇F(w) = ĝ + λ w, so that F is one function, whose value, gradient and curvature agree, however ĝ was
-    found; where nothing changed the gradient it is 0 (Nash 2000 corrects models of another fidelity so). On a
-    quadratic L with the Hessian H the minimum of F lies at w − (H + λ)⁻¹ (ĝ + λ w): the Newton step along ĝ.
+    L is the loss on the step's batch and λ the weight decay. c = ĝ − ∇L(w), with ĝ the gradient that was left in
+    .grad: ∇L(w) clipped, or combined by a member of the SAM family, or with what regularisers add to it. So
+    ∇F(w) = ĝ + λ w, and F is one function whose value, gradient and curvature agree, however ĝ was found (Nash
+    2000 corrects models of another fidelity by such a term). Where nothing has changed the gradient, c = 0.
+
+    The linear term alone would fall without end, and a line search follow it. With μ = ‖c‖² / (2 L(w)) both
+    terms together lower F by L(w) at most: at w − 2 L(w) c / ‖c‖², twice as far as Polyak's step for a loss
+    whose smallest value is 0. For a quadratic L with the Hessian H, F is smallest at
+    w − (H + λ + μ)⁻¹ (ĝ + λ w).
 
     Forward passes leave BatchNorm's running statistics alone: these move at w only, once a step.
 
@@ -33,6 +39,7 @@ class StepObjective:
         w: where the step starts; copies.
         gradient: ∇F(w).
         value: F(w).
+        bound: μ.
     """
 
     def __init__(
@@ -57,7 +64,8 @@ class StepObjective:
             self.w = [p.detach().clone() for p in parameters]
             self.gradient = [p.grad.clone() for p in parameters if p.grad is not None]
             torch._foreach_sub_(raw, self.gradient)
-            self._bent = raw  # ∇L(w) − ĝ
+            self._bent = raw  # −c
+            self.bound = float(torch.nn.utils.get_total_norm(raw)) ** 2 / (2 * max(float(loss), TINY))
             if weight_decay > 0:
                 torch._foreach_add_(self.gradient, self.w, alpha=weight_decay)
         self.value = float(loss) + self._terms()
@@ -71,9 +79,11 @@ class StepObjective:
         with frozen_statistics(self._batch.network), torch.enable_grad():
             loss, _ = self._batch.backward()
         with torch.no_grad():
-            for p, bent in zip(self.parameters, self._bent, strict=True):
+            for p, w, bent in zip(self.parameters, self.w, self._bent, strict=True):
                 gradient = torch.zeros_like(p) if p.grad is None else p.grad
                 gradient -= bent
+                if self.bound > 0:
+                    gradient.add_(p - w, alpha=self.bound)
                 if self._decay > 0:
                     gradient.add_(p, alpha=self._decay)
                 p.grad = gradient
@@ -102,6 +112,8 @@ class StepObjective:
             total = torch.zeros((), dtype=torch.float64, device=self.w[0].device)
             for p, w, bent in zip(self.parameters, self.w, self._bent, strict=True):
                 total -= (bent * (p - w)).sum(dtype=torch.float64)
+                if self.bound > 0:
+                    total += (p - w).square().sum(dtype=torch.float64) * (self.bound / 2)
                 if self._decay > 0:
                     total += p.square().sum(dtype=torch.float64) * (self._decay / 2)
             return float(total)

@@ -34,6 +34,11 @@ def of_sam(w):
     return a * (w + RHO * g / np.linalg.norm(g))
 
 
+def bound(w, changed):
+    """What is added to the curvature because the gradient was changed: ‖ĝ − g‖² / (2 L)."""
+    return ((changed - a * w) ** 2).sum() / (a * w**2).sum()
+
+
 def go(network, stepper, steps, scale=1.0):
     for _ in range(steps):
         stepper.gradient(network.batch)
@@ -44,14 +49,13 @@ def go(network, stepper, steps, scale=1.0):
 
 
 def bfgs(gradient, w, steps, iterations, lr, history):
-    """L-BFGS with dense matrices. A step's objective has the gradient g + DECAY w where it starts, and the true
-    curvature."""
+    """L-BFGS with dense matrices, on the objective of each step."""
     pairs, move = [], None
     for _ in range(steps):
-        at, g = w, gradient(w) + DECAY * w
+        at, g, mu = w, gradient(w) + DECAY * w, bound(w, gradient(w))
 
-        def slope(v, at=at, g=g):
-            return g + (a + DECAY) * (v - at)
+        def slope(v, at=at, g=g, mu=mu):
+            return g + (a + DECAY + mu) * (v - at)
 
         for _ in range(iterations):
             inverse = np.eye(3)
@@ -102,11 +106,12 @@ def test_one_step_reaches_the_minimum_of_a_quadratic_or_the_newton_step_along_a_
         network = Quadratic()
         return go(network, spec.build(network), 1, scale)
 
+    def minimum(changed):
+        return start - (changed + decay * start) / (a + decay + bound(start, changed))
+
     np.testing.assert_allclose(step(optimizer), 0, atol=1e-6)
-    clipped = start - (0.25 * a + decay) * start / (a + decay)
-    np.testing.assert_allclose(step(optimizer, 0.25), clipped, atol=1e-6)
-    combined = start - (of_sam(start) + decay * start) / (a + decay)
-    np.testing.assert_allclose(step(SAM(base=optimizer, rho=RHO)), combined, atol=1e-6)
+    np.testing.assert_allclose(step(optimizer, 0.25), minimum(0.25 * a * start), atol=1e-6)
+    np.testing.assert_allclose(step(SAM(base=optimizer, rho=RHO)), minimum(of_sam(start)), atol=1e-6)
 
 
 def regression(dtype=torch.float64):
@@ -378,6 +383,31 @@ def test_trains_a_network_on_digits_in_a_few_steps(tmp_path, optimizer, epochs, 
     train = Train(Digits(), MLP(widths=(32,)), optimizer, epochs=epochs, batch_size=batch_size, clip_norm=5.0)
     results = execute(train, data, folder=tmp_path / "train").results
     assert results["train_loss"] < (0.1 if batch_size is None else 0.3) and results["val_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "diverges"),
+    [
+        (LBFGS(lr=1e38, max_iter=3), False),  # the line search comes back from where the loss is not finite
+        (LBFGS(lr=1e38, max_iter=200, line_search=None), True),
+        (NewtonCG(lr=1e30), False),
+        (NewtonCG(lr=1e30, backtracking=0), True),
+    ],
+)
+def test_steps_that_are_far_too_long(tmp_path, optimizer, diverges):
+    data = execute(Digits(train_size=100), folder=tmp_path / "data")
+    train = Train(Digits(train_size=100), MLP(widths=(8,)), optimizer, epochs=3, batch_size=50)
+    results = execute(train, data, folder=tmp_path / "train").results
+    assert results["diverged"] is diverges
+
+
+@pytest.mark.parametrize("base", [LBFGS(max_iter=20), NewtonCG()], ids=["LBFGS", "NewtonCG"])
+def test_sam_with_the_curvature_of_the_loss_stays_in_bounds(tmp_path, base):
+    """Without the bound L-BFGS's line search follows the linear term: to losses of 1e8 and more, for this ρ."""
+    data = execute(Digits(), folder=tmp_path / "data")
+    train = Train(Digits(), MLP(widths=(32,)), SAM(base=base, rho=0.2), epochs=10, batch_size=None)
+    results = execute(train, data, folder=tmp_path / "train").results
+    assert results["train_loss"] < 0.5 and results["test_loss"] < 0.5
 
 
 @pytest.mark.parametrize(
