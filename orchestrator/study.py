@@ -254,6 +254,16 @@ class Study:
             r.get(CENSORED) is True and metric.name in r for r in results
         )
 
+    def is_told(self, metric: Metric) -> bool:
+        """Whether a metric says anything: False if all tasks that ended well have left it out, headlines excepted."""
+        done = [t.key for t in self.of_column(metric.column.name) if self.statuses[t.key] == DONE]
+        return (
+            metric.name in metric.column.headline
+            or not done
+            or any(self.results(key).get(metric.name) is not None for key in done)
+            or any(self.results(key).get(CENSORED) is True for key in done)
+        )
+
     def values(self, metric: Metric) -> dict[str, float]:
         """The metric's value by task key, of the tasks that ended well and have a finite one."""
         found = {}

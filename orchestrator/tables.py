@@ -155,7 +155,7 @@ def _all_metrics(study: Study, *kinds: str) -> list[Metric]:
 
 
 def _metric_columns(study: Study, *kinds: str) -> list[str]:
-    return [m.path for c in study.columns_of(*kinds) for m in study.metrics_of(c)]
+    return [m.path for c in study.columns_of(*kinds) for m in study.metrics_of(c) if study.is_told(m)]
 
 
 def _config_columns(study: Study) -> list[str]:

@@ -221,3 +221,9 @@ class Minibatch:
         part.extra = {name: tensor[index] for name, tensor in self.extra.items()}
         part.offset = self.offset + index.indices(len(self))[0]
         return part
+
+    def plain(self) -> Minibatch:
+        """The same minibatch by the network itself in float32: not compiled, without autocast."""
+        plain = copy.copy(self)
+        plain._forward, plain._precision = self.network, "float32"
+        return plain

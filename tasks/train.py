@@ -18,6 +18,9 @@ from .minibatch import Minibatch
 from .models.model import Model
 from .optimizers.optimizer import Optimizer, Progress
 from .optimizers.sgd import SGD
+from .recording import fitting
+from .recording import record as recording
+from .recording.record import Record
 from .regularisers.regulariser import Regulariser, check_regularisers
 from .schedules import Constant, Schedule
 from .spec import AtLeast, AtMost, MoreThan
@@ -43,7 +46,8 @@ class Train(Task):
 
     The artifact holds `weights.safetensors` (parameters and buffers; left out if they are not finite),
     `history.parquet` and `history.npz` (one row an epoch), and with label noise `label_noise.npz`
-    (`labels`: those trained on, shape (n,); `changed`: indices of those that are not the true ones).
+    (`labels`: those trained on, shape (n,); `changed`: indices of those that are not the true ones), and with
+    `record` what that describes.
 
     Streams of randomness: "init" draws the initial parameters, "order" the batches, "augmentation" the
     crops, flips and cutout, "label_noise" the labels, "noise" dropout's masks and what regularisers draw.
@@ -70,6 +74,7 @@ class Train(Task):
         regularisers: further changes to examples, loss, gradient or weights of each step, in this order; at most
             one of a class.
         early_stopping: when to end before the last epoch, and which epoch's weights to keep; None: neither.
+        record: what else to record through the training, every so many steps; None for nothing.
         clip_norm: largest norm of the gradient that a step uses; None for no limit.
         precision: of the training's forward and backward passes. "float32" is just that; "tf32" lets
             NVIDIA GPUs round the factors of products to 10 bits; "bf16" computes them in bfloat16
@@ -93,6 +98,7 @@ class Train(Task):
     label_noise_map: tuple[tuple[int, int], ...] | None = None
     regularisers: tuple[Regulariser, ...] = ()
     early_stopping: EarlyStopping | None = None
+    record: Record | None = None
     clip_norm: Annotated[float, MoreThan(0)] | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     channels_last: bool | None = None
@@ -114,6 +120,8 @@ class Train(Task):
         "best_epoch": "best epoch by the metric of early stopping, which keeps its weights if it is to restore them",
         "parameters": "number of parameters",
         "diverged": "ended in a non-finite loss",
+        **fitting.METRICS,
+        **recording.METRICS,
     }
     headline: ClassVar[tuple[str, ...]] = (
         "val_accuracy",
@@ -142,6 +150,8 @@ class Train(Task):
             ylabel="accuracy",
             dashed=("running_train_accuracy",),
         ),
+        *fitting.CURVES,
+        *recording.CURVES,
     )
 
     def validate(self) -> None:
@@ -155,11 +165,13 @@ class Train(Task):
             `epoch` (from 1), `lr_factor`, `train_loss` and `train_accuracy` (running means over the epoch's
             steps, in training mode: what `history` calls running_train_loss), `val_loss`, `val_accuracy`,
             `generalisation_gap` (validation loss − running training loss), `grad_norm` (mean over the steps),
-            with early stopping `best_epoch` (the best so far), `last` (whether it was the last epoch).
+            with early stopping `best_epoch` (the best so far), with label noise `clean_accuracy` and
+            `noisy_accuracy` (running; on examples with the true label and with another), `last` (whether it
+            was the last epoch).
 
         Returns:
             the scalars in `metrics`. Of a diverged training the losses, accuracies and norms are None, and
-            `best_epoch`, as it is without early stopping.
+            `best_epoch`, as it is without early stopping; so is what needs label noise or `record` without them.
 
         Raises:
             InvalidValue: model, augmentation, label noise and dataset do not go together.
@@ -171,7 +183,7 @@ class Train(Task):
 
         device = ctx.device
         data = load_data(ctx, dataset)
-        train = data.train
+        train, noisy = data.train, None
         confusions = class_map(self.label_noise_kind, self.label_noise_map, self.dataset, data.classes)
         if self.label_noise > 0:
             labels, changed = noisy_labels(
@@ -180,6 +192,8 @@ class Train(Task):
             ctx.log(f"label noise: {len(changed)} of {len(labels)} labels are wrong")
             ctx.save_arrays("label_noise", labels=labels, changed=changed)
             train = Split(train.x, labels.to(device))
+            if 0 < len(changed) < len(labels):
+                noisy = torch.zeros(len(labels), dtype=torch.bool).index_fill(0, changed, True).to(device)
 
         network = self.model.build(data.shape, data.classes, ctx.generator("init")).to(device)
         _refuse_global_dropout(network)
@@ -202,12 +216,15 @@ class Train(Task):
         dropout = has_dropout(network)
         stopping = self.early_stopping
         best: dict[str, torch.Tensor] | None = None  # what early stopping restores
+        fitted = None if noisy is None else fitting.Fitting(noisy)
+        recorder = None if self.record is None else recording.Recorder(self.record, network, noisy, ctx.log)
         history: dict[str, list[Any]] = {}
         diverged = False
 
         def state() -> dict[str, Any]:
             """All that the epochs to come, the reports and the results depend on."""
-            return {"network": _tensors(network), "stepper": stepper.state_dict(), "history": history, "best": best}
+            own = {"network": _tensors(network), "stepper": stepper.state_dict(), "history": history, "best": best}
+            return own if recorder is None else {**own, "record": recorder.state_dict()}
 
         def inputs() -> Iterator[torch.Tensor]:
             for x in train.x.tensor_split(-(-examples // EVALUATED)):  # equal parts: they weigh alike
@@ -222,6 +239,8 @@ class Train(Task):
             _put(network, before["network"])
             stepper.load_state_dict(before["stepper"])
             history, best = before["history"], before["best"]
+            if recorder is not None:
+                recorder.load_state_dict(before["record"])
         trained = len(history.get("epoch", ()))  # epochs behind us
         if trained:
             ctx.log(f"continued after epoch {trained}")
@@ -240,6 +259,8 @@ class Train(Task):
                 noise = [ctx.generator(f"noise/{type(r).__name__}/{epoch}") for r in self.regularisers]
                 masks = torch.randint(1 << 62, (steps,), generator=ctx.generator(f"noise/dropout/{epoch}")).tolist()
                 losses, hits, norms = (torch.zeros((), device=device) for _ in range(3))
+                if fitted is not None:
+                    fitted.begin()
 
                 for step in range(steps):
                     rows = order[step * batch : (step + 1) * batch]
@@ -267,7 +288,8 @@ class Train(Task):
                         regulariser.on_batch(minibatch, generator)
 
                     progress = Progress(epoch * steps + step, self.epochs * steps, steps)
-                    loss, outputs = stepper.gradient(minibatch, progress)
+                    observe = None if recorder is None else recorder.at(progress)
+                    loss, outputs = stepper.gradient(minibatch, progress, observe)
                     for regulariser in self.regularisers:
                         regulariser.on_gradient(network)
                     norm = torch.nn.utils.get_total_norm([p.grad for p in stepper.used() if p.grad is not None])
@@ -275,12 +297,17 @@ class Train(Task):
                         torch.nn.utils.clip_grads_with_norm_(stepper.parameters, self.clip_norm, norm)
                     factor = self.schedule.factor(progress.step, progress.steps)
                     stepper.step(factor)
+                    if recorder is not None:
+                        recorder.stepped(stepper.lr)
                     for regulariser in self.regularisers:
                         regulariser.on_step(network, stepper.lr)
 
                     losses += loss  # on the device: nothing here waits for it
-                    hits += (outputs.argmax(1) == y).sum()
+                    right = outputs.argmax(1) == y
+                    hits += right.sum()
                     norms += norm
+                    if fitted is not None:
+                        fitted.add(rows, right)
                     if step % CHECK_EVERY == CHECK_EVERY - 1 and not math.isfinite(losses.item()):
                         break
 
@@ -305,6 +332,8 @@ class Train(Task):
                     "generalisation_gap": val_loss - running_loss,
                     "grad_norm": norms.item() / done,
                 }
+                if fitted is not None:
+                    row |= fitted.row()
                 if stopping is not None:
                     row["best_epoch"] = epoch + 1 if improved else history["best_epoch"][-1]
                 for name, value in row.items():
@@ -318,11 +347,18 @@ class Train(Task):
 
         ctx.save_table("history", history)
         ctx.save_arrays("history", **history)
+        extra = fitting.results(history)
+        if recorder is not None:
+            recorded = recorder.arrays()
+            ctx.save_arrays("record", **recorded)
+            extra |= recording.results(recorded)
         if best is not None and not diverged:
             _put(network, best)
-            return self._conclude(ctx, network, data, train, history, history["best_epoch"][-1] - 1, diverged)
-        with stepper.evaluating(inputs):
-            return self._conclude(ctx, network, data, train, history, -1, diverged)
+            results = self._conclude(ctx, network, data, train, history, history["best_epoch"][-1] - 1, diverged)
+        else:
+            with stepper.evaluating(inputs):
+                results = self._conclude(ctx, network, data, train, history, -1, diverged)
+        return results if diverged else {**results, **extra}
 
     def _conclude(
         self,

@@ -20,6 +20,7 @@ from tasks.errors import UserError
 from tasks.models import MLP, Model, ResNet18, SimpleCNN
 from tasks.models._initialise import initialise
 from tasks.optimizers import EMA, LBFGS, SAM, SGD, SWA, AdamW, NewtonCG, RMSProp
+from tasks.recording import Record
 from tasks.regularisers import (
     L1,
     AdversarialTraining,
@@ -142,6 +143,8 @@ DIVERGES = SGD(lr=1e3, momentum=0.9, weight_decay=1e-3)
             "early_stopping": EarlyStopping(patience=2, metric="val_accuracy"),
         },
         {"optimizer": DIVERGES, "epochs": 5},
+        {"record": Record(every=4), "label_noise": 0.2},
+        {"optimizer": SAM(lr=0.05), "record": Record(every=1), "model": Normalised()},
     ],
     ids=lambda changes: ",".join(map(str, changes)) or "small",
 )

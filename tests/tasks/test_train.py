@@ -94,7 +94,7 @@ def test_results_history_and_reports_agree(train):
     table = pq.read_table(artifact.dir / "history.parquet").to_pydict()
     assert table["epoch"] == [1, 2]
     arrays = artifact.arrays("history")
-    for curve in Train.curves:
+    for curve in Train.curves[:2]:  # the others need label noise or a record
         assert {curve.x, *curve.y} <= set(arrays)
     assert [r["val_loss"] for r in reports] == table["val_loss"] == list(arrays["val_loss"])
     assert [r["train_loss"] for r in reports] == table["running_train_loss"]

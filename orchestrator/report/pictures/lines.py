@@ -29,14 +29,18 @@ class Arrays:
 
 
 def load(study: Study, column: Column, curve: Any, settings: set[int] | None) -> list[Arrays]:
+    """The arrays of the tasks that have them: not every task has to write what it may."""
     import numpy as np
 
     found = []
+    name = f"{curve['file']}.npz"
     for task in study.of_column(column.name):
         if study.statuses[task.key] != DONE or (settings is not None and study.cell(task)[0] not in settings):
             continue
+        if name not in study.manifest(task.key).get("files", {}):
+            continue
         try:
-            with study.file(task.key, f"{curve['file']}.npz") as path, np.load(path, allow_pickle=False) as file:
+            with study.file(task.key, name) as path, np.load(path, allow_pickle=False) as file:
                 x = np.asarray(file[curve["x"]], dtype=float).reshape(-1)
                 ys = {name: np.asarray(file[name], dtype=float) for name in curve["y"] if name in file.files}
         except (OSError, ValueError, KeyError, DamagedArtifact):
