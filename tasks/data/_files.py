@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import tempfile
 import threading
 import urllib.error
@@ -27,7 +28,7 @@ def md5(path: Path) -> str:
 
 def reachable(url: str, seconds: float = 5.0) -> bool:
     """Whether the host of `url` answers within `seconds`, name resolution and proxies included."""
-    answered = threading.Event()
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
@@ -35,11 +36,15 @@ def reachable(url: str, seconds: float = 5.0) -> bool:
         except urllib.error.HTTPError:
             pass  # an answer, if not a kind one
         except (OSError, ValueError):
+            answers.put(False)
             return
-        answered.set()
+        answers.put(True)
 
     threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(seconds)
+    try:
+        return answers.get(timeout=seconds)
+    except queue.Empty:
+        return False
 
 
 def install(folder: Path, make: Callable[[Path], Path]) -> None:
