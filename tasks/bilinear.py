@@ -171,8 +171,9 @@ def _filters(each: Tensor) -> Tensor:
 
 
 def _parts(n: int, size: int, device: str) -> Iterator[slice]:
-    """Slices of range(n), each of as many examples of `size` bytes as fit into `PATCHES`, of one at least."""
-    count = max(1, PATCHES.get(device, PATCHES["cuda"]) // size)
+    """Equal slices of range(n), of as many examples of `size` bytes as fit into `PATCHES`, of one at least."""
+    most = max(1, PATCHES.get(device, PATCHES["cuda"]) // size)
+    count = -(-n // -(-n // most))
     return (slice(i, min(i + count, n)) for i in range(0, n, count))
 
 

@@ -219,7 +219,8 @@ class SharpnessAwareStepper(Stepper):
             )
         if self._passes is None:
             self._passes = PerExample(self.network)
-        size = min(at_once(self.parameters), batch.micro or len(batch))
+        most = min(at_once(self.parameters), batch.micro or len(batch))
+        size = -(-len(batch) // -(-len(batch) // most))  # of equal chunks
         apart = self._overrides("combination") or self._overrides("refinement")
         return [
             Each(batch.part(slice(i, i + size)), self.parameters, self._passes, split=split, apart=apart)
