@@ -1,21 +1,65 @@
 """What a layer does with its weights, for weights that all examples share and for weights of each example's own.
 
-A layer's output is linear in its input and in its weights. Each map here gives it, and its two gradients, in both
-cases: `w` of shape (…) for all n examples, or `each` of shape (n, …), of which example i has each[i].
+A layer's output is linear in its input and in its weights. Each map here gives it, and its two gradients, for
+shared weights `w` and for weights of each example's own: `each` of shape (n, …), of which example i has each[i]; or
+w + E with E in `Factors`, since the gradient of an example is of low rank where it has few positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Bilinear", "Convolution", "Dense", "Scale"]
+__all__ = ["Bilinear", "Convolution", "Dense", "Factors", "Scale"]
 
 PATCHES = {"cpu": 8 << 20, "cuda": 256 << 20}  # bytes of patches held at a time; on a CPU they should stay in a cache
+
+
+class Factors(NamedTuple):
+    """Tensors in the shape of a layer's weights, one for each of n examples: left[i] @ right[i].
+
+    Attributes:
+        left: (n, outputs, rank).
+        right: (n, rank, columns); the columns are the weights' further dimensions, of filters the channels last.
+        shape: of the weights.
+    """
+
+    left: Tensor
+    right: Tensor
+    shape: torch.Size
+
+    def squares(self) -> Tensor:
+        """The squared length of each, (n,)."""
+        left, right = torch.bmm(self.left.mT, self.left), torch.bmm(self.right, self.right.mT)
+        return (left * right).sum((1, 2)).clamp_min(0)
+
+    def times(self, factors: Tensor) -> Factors:
+        """Each multiplied by its number in `factors`, (n,)."""
+        return self._replace(left=self.left * factors[:, None, None])
+
+    def joined(self, other: Factors) -> Factors:
+        """The sum of both."""
+        left, right = torch.cat([self.left, other.left], 2), torch.cat([self.right, other.right], 1)
+        return self._replace(left=left, right=right)
+
+    def mean(self) -> Tensor:
+        """Over the examples, in the shape of the weights."""
+        left = self.left.transpose(0, 1).flatten(1) / len(self.left)
+        return self._shaped((left @ self.right.flatten(0, 1))[None])[0]
+
+    def formed(self) -> Tensor:
+        """Multiplied out, (n, *shape)."""
+        return self._shaped(torch.bmm(self.left, self.right))
+
+    def _shaped(self, matrices: Tensor) -> Tensor:
+        if len(self.shape) == 2:
+            return matrices
+        outputs, channels, kh, kw = self.shape
+        return matrices.view(len(matrices), outputs, kh, kw, channels).permute(0, 1, 4, 2, 3)
 
 
 class Bilinear(Protocol):
@@ -38,6 +82,16 @@ class Bilinear(Protocol):
     def to_weight_each(self, d: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """Of shape (n, *w.shape)."""
         ...
+
+    def factors(self, d: Tensor, x: Tensor, w: Tensor) -> Factors | None:
+        """`to_weight_each` in factors, if they are smaller."""
+        ...
+
+    def output_low(self, x: Tensor, w: Tensor, low: Factors) -> Tensor:
+        """For the weights w + low of each example."""
+        ...
+
+    def to_input_low(self, d: Tensor, x: Tensor, w: Tensor, low: Factors) -> Tensor: ...
 
     def spread(self, biases: Tensor, dim: int) -> Tensor:
         """Biases (k, …), k = 1 or n, as a view that broadcasts against an output of `dim` dimensions."""
@@ -67,8 +121,26 @@ class Dense:
             return d[:, :, None] * x[:, None, :]
         return torch.bmm(_rows(d).mT, _rows(x))
 
+    def factors(self, d: Tensor, x: Tensor, w: Tensor) -> Factors | None:
+        left, right = _rows(d).mT, _rows(x)
+        return Factors(left, right, w.shape) if _smaller(left, right) else None
+
+    def output_low(self, x: Tensor, w: Tensor, low: Factors) -> Tensor:
+        added = torch.bmm(torch.bmm(_rows(x), low.right.mT), low.left.mT)
+        return F.linear(x, w) + added.view(*x.shape[:-1], len(w))
+
+    def to_input_low(self, d: Tensor, x: Tensor, w: Tensor, low: Factors) -> Tensor:
+        return d @ w + torch.bmm(torch.bmm(_rows(d), low.left), low.right).view(x.shape)
+
     def spread(self, biases: Tensor, dim: int) -> Tensor:
         return biases.view(len(biases), *[1] * (dim - 2), biases.shape[1])
+
+
+def _smaller(left: Tensor, right: Tensor) -> bool:
+    """Whether the factors are smaller than their product."""
+    outputs, rank = left.shape[1:]
+    columns = right.shape[2]
+    return rank * (outputs + columns) < outputs * columns
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -102,15 +174,19 @@ class Convolution:
         return self._backward(d, x, w, 0)
 
     def to_input_each(self, d: Tensor, x: Tensor, each: Tensor) -> Tensor:
+        return self._images(d, x, each.shape[-2:], lambda rows, part: torch.bmm(rows, _filters(each[part])))
+
+    def _images(
+        self, d: Tensor, x: Tensor, size: tuple[int, ...], to_patches: Callable[[Tensor, slice], Tensor]
+    ) -> Tensor:
+        """The gradient by the input, from what makes its patches of d in rows (examples, positions, outputs)."""
         n, channels, height, width = x.shape
-        _, outputs, _, kh, kw = each.shape
-        (sh, sw), (ph, pw), (dh, dw) = self.stride, self.padding, self.dilation
-        w = _filters(each)
+        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = size, self.stride, self.padding, self.dilation
         d = d.permute(0, 2, 3, 1)
-        rows, columns = d.shape[1:3]
+        rows, columns, outputs = d.shape[1:]
         padded = x.new_zeros(n, height + 2 * ph, width + 2 * pw, channels)
-        for part in _parts(n, rows * columns * w.shape[2] * w.element_size(), x.device.type):
-            patches = torch.bmm(d[part].reshape(-1, rows * columns, outputs), w[part])
+        for part in _parts(n, rows * columns * kh * kw * channels * x.element_size(), x.device.type):
+            patches = to_patches(d[part].reshape(-1, rows * columns, outputs), part)
             patches = patches.view(-1, rows, columns, kh, kw, channels)
             image = padded[part]
             for i in range(kh):
@@ -132,6 +208,25 @@ class Convolution:
         for part, patches in self._patches(x, w):
             torch.bmm(rows[part].mT, patches, out=out[part])
         return out.view(len(x), outputs, kh, kw, channels).permute(0, 1, 4, 2, 3)
+
+    def factors(self, d: Tensor, x: Tensor, w: Tensor) -> Factors | None:
+        left = d.flatten(2)
+        if left.shape[2] * (len(w) + w[0].numel()) >= w.numel():
+            return None
+        return Factors(left, torch.cat([patches for _, patches in self._patches(x, w)]), w.shape)
+
+    def output_low(self, x: Tensor, w: Tensor, low: Factors) -> Tensor:
+        height, width = self._size(x, w)
+        out = x.new_empty(len(x), height * width, len(w))
+        for part, patches in self._patches(x, w):
+            torch.bmm(torch.bmm(patches, low.right[part].mT), low.left[part].mT, out=out[part])
+        return self.output(x, w, None).add_(out.view(len(x), height, width, -1).permute(0, 3, 1, 2))
+
+    def to_input_low(self, d: Tensor, x: Tensor, w: Tensor, low: Factors) -> Tensor:
+        added = self._images(
+            d, x, w.shape[-2:], lambda rows, part: torch.bmm(torch.bmm(rows, low.left[part]), low.right[part])
+        )
+        return self.to_input(d, x, w).add_(added)
 
     def spread(self, biases: Tensor, dim: int) -> Tensor:
         return biases[:, :, None, None]
@@ -206,6 +301,15 @@ class Scale:
     def to_weight_each(self, d: Tensor, x: Tensor, w: Tensor) -> Tensor:
         shape = self.spread(w[None], x.dim()).shape[1:]
         return (d * x).sum_to_size(len(x), *shape).view(len(x), *w.shape)
+
+    def factors(self, d: Tensor, x: Tensor, w: Tensor) -> None:
+        return None
+
+    def output_low(self, x: Tensor, w: Tensor, low: Factors) -> Tensor:
+        raise NotImplementedError("There are no factors of this.")
+
+    def to_input_low(self, d: Tensor, x: Tensor, w: Tensor, low: Factors) -> Tensor:
+        raise NotImplementedError("There are no factors of this.")
 
     def spread(self, biases: Tensor, dim: int) -> Tensor:
         k, *shape = biases.shape

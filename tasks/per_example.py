@@ -18,7 +18,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .bilinear import Bilinear, Convolution, Dense, Scale
+from .bilinear import Bilinear, Convolution, Dense, Factors, Scale
 from .errors import UserError
 from .landscape import Loss
 
@@ -65,14 +65,15 @@ class PerExample:
         self,
         examples: int,
         call: Callable[[Forward], T],
-        each: Sequence[Tensor] | None = None,
+        each: Sequence[Tensor | Factors] | None = None,
         shifts: Iterable[Tensor] = (),
     ) -> tuple[Layers | Mapped, T]:
         """The pass, and call(forward) with the forward pass that belongs to it; `call` may be called twice.
 
         Args:
             examples: n; the network is to be called on as many.
-            each: the parameters of each example, of shapes (n, …); None: the network's for all.
+            each: the parameters of each example, of shapes (n, …), or factors of what they are more than the
+                network's; None: the network's for all.
             shifts: tensors that `call` adds to parameters before it uses them.
         """
         if self._layers:
@@ -101,7 +102,11 @@ class Layers(TorchFunctionMode):
     """One pass, in which dense layers, convolutions and what scales and shifts after a normalisation are replaced."""
 
     def __init__(
-        self, network: nn.Module, examples: int, each: Sequence[Tensor] | None = None, shifts: Iterable[Tensor] = ()
+        self,
+        network: nn.Module,
+        examples: int,
+        each: Sequence[Tensor | Factors] | None = None,
+        shifts: Iterable[Tensor] = (),
     ) -> None:
         super().__init__()
         self._network = network
@@ -111,7 +116,8 @@ class Layers(TorchFunctionMode):
         # By identity, with the tensor beside it, so that no other takes its place in memory.
         self._places = {id(p): Place(p, i, None) for i, p in enumerate(self._parameters)}
         self._shifts = {id(t): t for t in shifts}
-        self._gradients: list[Tensor | None] | None = None  # while they are kept apart
+        self._gradients: list[Tensor | Factors | None] | None = None  # while they are kept apart
+        self._low = False  # whether they are then kept in factors
 
     def run(self, call: Callable[[Forward], T]) -> T:
         """
@@ -127,7 +133,14 @@ class Layers(TorchFunctionMode):
         Args:
             keep: keep the graph for another backward pass.
         """
-        self._gradients = [None] * len(self._parameters)
+        return [g.formed() if isinstance(g, Factors) else g for g in self._kept(value, keep, low=False)]
+
+    def low_gradients(self, value: Tensor, *, keep: bool = False) -> list[Tensor | Factors | None]:
+        """The same, of layers with few positions in factors."""
+        return self._kept(value, keep, low=True)
+
+    def _kept(self, value: Tensor, keep: bool, low: bool) -> list[Tensor | Factors | None]:
+        self._gradients, self._low = [None] * len(self._parameters), low
         try:
             value.backward(retain_graph=keep)
             return self._gradients
@@ -166,20 +179,31 @@ class Layers(TorchFunctionMode):
         out: Tensor = _Use.apply(x, w, b, self, layer, w_place, b_place)
         return out
 
-    def value(self, place: Place | None, like: Tensor) -> Tensor | None:
-        """The parameter for each example, in the type of `like`; None if it is the same for all."""
+    def value(self, place: Place | None, like: Tensor) -> Tensor | Factors | None:
+        """The parameter for each example, in the type of `like`, or what it is more; None if it is the same for all."""
         if self._each is None or place is None:
             return None
         each = self._each[place.number]
+        if isinstance(each, Factors):
+            return each._replace(left=each.left.to(like.dtype), right=each.right.to(like.dtype))
         return (each if place.shift is None else each + place.shift).to(like.dtype)
 
-    def keep(self, place: Place | None, gradient: Callable[[], Tensor]) -> bool:
+    def keep(
+        self, place: Place | None, gradient: Callable[[], Tensor], factors: Callable[[], Factors | None] = lambda: None
+    ) -> bool:
         """Keep the examples' gradients of a parameter apart, if that is wanted now."""
         if self._gradients is None:
             return False
-        if place is not None:
-            new = gradient().to(self._parameters[place.number].dtype)
-            old = self._gradients[place.number]
+        if place is None:
+            return True
+        dtype = self._parameters[place.number].dtype
+        old, low = self._gradients[place.number], factors() if self._low else None
+        if low is not None and not isinstance(old, Tensor):
+            low = low._replace(left=low.left.to(dtype), right=low.right.to(dtype))
+            self._gradients[place.number] = low if old is None else old.joined(low)
+        else:
+            new = gradient().to(dtype)
+            old = old.formed() if isinstance(old, Factors) else old
             self._gradients[place.number] = new if old is None else old + new
         return True
 
@@ -266,23 +290,36 @@ class _Use(Function):
     ) -> Tensor:
         w_each = layers.value(w_place, w)
         b_each = None if b is None else layers.value(b_place, b)
-        ctx.save_for_backward(x, w, b, w_each)
-        ctx.layers, ctx.layer, ctx.w_place, ctx.b_place = layers, layer, w_place, b_place
+        assert not isinstance(b_each, Factors)
+        ctx.save_for_backward(x, w, b)
+        ctx.layers, ctx.layer, ctx.w_place, ctx.b_place, ctx.w_each = layers, layer, w_place, b_place, w_each
         if w_each is None and b_each is None:
             return layer.output(x, w, b)
-        out = layer.output(x, w, None) if w_each is None else layer.output_each(x, w_each)
+        if w_each is None:
+            out = layer.output(x, w, None)
+        elif isinstance(w_each, Factors):
+            out = layer.output_low(x, w, w_each)
+        else:
+            out = layer.output_each(x, w_each)
         if b is not None:
             out += layer.spread(b[None] if b_each is None else b_each, out.dim())
         return out
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:
-        x, w, b, w_each = ctx.saved_tensors
-        layers, layer = ctx.layers, ctx.layer
+        x, w, b = ctx.saved_tensors
+        layers, layer, w_each = ctx.layers, ctx.layer, ctx.w_each
         to_x = to_w = to_b = None
         if ctx.needs_input_grad[0]:
-            to_x = layer.to_input(d, x, w) if w_each is None else layer.to_input_each(d, x, w_each)
-        if ctx.needs_input_grad[1] and not layers.keep(ctx.w_place, lambda: layer.to_weight_each(d, x, w)):
+            if w_each is None:
+                to_x = layer.to_input(d, x, w)
+            elif isinstance(w_each, Factors):
+                to_x = layer.to_input_low(d, x, w, w_each)
+            else:
+                to_x = layer.to_input_each(d, x, w_each)
+        if ctx.needs_input_grad[1] and not layers.keep(
+            ctx.w_place, lambda: layer.to_weight_each(d, x, w), lambda: layer.factors(d, x, w)
+        ):
             to_w = layer.to_weight(d, x, w)
         if ctx.needs_input_grad[2] and not layers.keep(ctx.b_place, lambda: _to_bias(layer, d, b, len(x))):
             to_b = _to_bias(layer, d, b, 1)[0]
@@ -298,12 +335,15 @@ def _to_bias(layer: Bilinear, d: Tensor, b: Tensor, k: int) -> Tensor:
 class Mapped:
     """One pass through `torch.func.vmap`."""
 
-    def __init__(self, network: nn.Module, examples: int, each: Sequence[Tensor] | None = None) -> None:
+    def __init__(self, network: nn.Module, examples: int, each: Sequence[Tensor | Factors] | None = None) -> None:
         self._network = network
         free = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self._parameters = list(free.values())
-        values = [p.detach().expand(examples, *p.shape) for p in self._parameters] if each is None else each
-        self._free = {name: v.detach().requires_grad_() for name, v in zip(free, values, strict=True)}
+        self._free: dict[str, Tensor] = {}
+        for i, (name, parameter) in enumerate(free.items()):
+            value = parameter.detach().expand(examples, *parameter.shape) if each is None else each[i]
+            value = parameter.detach() + value.formed() if isinstance(value, Factors) else value
+            self._free[name] = value.detach().requires_grad_()
         self._fixed = {n: p for n, p in network.named_parameters() if n not in free} | dict(network.named_buffers())
 
     def run(self, call: Callable[[Forward], T]) -> T:
@@ -312,6 +352,10 @@ class Mapped:
     def gradients(self, value: Tensor, *, keep: bool = False) -> list[Tensor | None]:
         """As `Layers.gradients`."""
         return list(torch.autograd.grad(value, list(self._free.values()), retain_graph=keep, allow_unused=True))
+
+    def low_gradients(self, value: Tensor, *, keep: bool = False) -> list[Tensor | None]:
+        """As `gradients`: there are no factors here."""
+        return self.gradients(value, keep=keep)
 
     def backward(self, value: Tensor) -> None:
         """As `Layers.backward`."""

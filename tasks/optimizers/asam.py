@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..spec import AtLeast
-from .sharpness_aware import SharpnessAware, length_factor
+from .sharpness_aware import SharpnessAware, fraction
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class ASAM(SharpnessAware):
         if eta > 0:
             torch._foreach_add_(t, eta)
         scaled, plain = torch._foreach_mul(t, [g[i] for i in weights]), [g[i] for i in biases]
-        factor = length_factor([*scaled, *plain], rho)
+        factor = fraction(rho, torch.nn.utils.get_total_norm([*scaled, *plain]))
         torch._foreach_mul_(scaled, t)
         torch._foreach_mul_(scaled, factor)
         epsilon = dict(zip(weights, scaled, strict=True))

@@ -1,4 +1,4 @@
-"""Groups of examples, and the gradients of their loss at w and at w + ε: one ε for all of them, or one for each."""
+"""Groups of examples that share a perturbation, and the gradients of their loss at w and at w + ε."""
 
 from __future__ import annotations
 
@@ -7,40 +7,38 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..batchnorm import frozen_statistics
-from ..errors import InvalidValue
 from ..minibatch import Minibatch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..per_example import PerExample
-
-__all__ = ["Each", "Group", "Mean", "Split", "Together", "at_once"]
-
-SET = {"cpu": 16 << 20, "cuda": 1 << 30}  # bytes of parameters for each example at once, by type of device
-MOST = 512  # examples at once, however few their parameters
+__all__ = ["Group", "Mean", "Split", "Together", "taken"]
 
 
 class Group(Protocol):
-    """Some examples of a step. Lists have one tensor for each of `used`, the parameters with a gradient at w."""
+    """Some examples of a step. Lists have one entry for each of `used`, the parameters with a gradient at w."""
 
     used: list[nn.Parameter]
 
     def __len__(self) -> int: ...
 
-    def first(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def first(self) -> tuple[Tensor, Tensor, list[Any]]:
         """Mean loss, logits, and g, at w."""
         ...
 
-    def second(self, epsilon: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def perturbation(self, names: list[str], g: list[Any], rho: float) -> list[Any]:
+        """ε by the member's rule; `names` are those of `used`."""
+        ...
+
+    def second(self, epsilon: list[Any]) -> tuple[Tensor, list[Tensor]]:
         """Mean loss at w + ε, and g⁺. The memory of `epsilon` is used up."""
         ...
 
-    def apply(self, rule: Callable[..., list[Tensor]], *lists: list[Tensor]) -> list[Tensor]:
+    def apply(self, rule: Callable[..., list[Tensor]], *lists: list[Any]) -> list[Tensor]:
         """rule(*lists), separately for each ε."""
         ...
 
-    def mean(self, tensors: list[Tensor]) -> list[Tensor]:
+    def mean(self, tensors: list[Any]) -> list[Tensor]:
         """The mean over the group, of the shapes of the parameters."""
         ...
 
@@ -48,8 +46,8 @@ class Group(Protocol):
 class Together:
     """Examples with one ε: the gradients are those of their mean loss."""
 
-    def __init__(self, batch: Minibatch, parameters: list[nn.Parameter]) -> None:
-        self.batch, self.parameters = batch, parameters
+    def __init__(self, rule: Any, batch: Minibatch, parameters: list[nn.Parameter]) -> None:
+        self.rule, self.batch, self.parameters = rule, batch, parameters
         self.used: list[nn.Parameter] = []
 
     def __len__(self) -> int:
@@ -59,6 +57,10 @@ class Together:
         loss, outputs = self.batch.backward()
         self.used = [p for p in self.parameters if p.grad is not None]
         return loss, outputs, taken(self.used)
+
+    def perturbation(self, names: list[str], g: list[Tensor], rho: float) -> list[Tensor]:
+        epsilon: list[Tensor] = self.rule.perturbation(names, [p.data for p in self.used], g, rho)
+        return epsilon
 
     def second(self, epsilon: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         with moved(self.batch.network, self.used, epsilon):
@@ -73,15 +75,10 @@ class Together:
 
 
 class Split(Together):
-    """Examples with one ε, whose g⁺ is c = ∂L/∂f from one place carried back through ∂f/∂w from another.
+    """Examples with one ε, whose g⁺ is c = ∂L/∂f from one place carried back through ∂f/∂w from another."""
 
-    Args:
-        residual_above: c is that at w + ε, and ∂f/∂w that at w; otherwise the other way round.
-    """
-
-    def __init__(self, batch: Minibatch, parameters: list[nn.Parameter], *, residual_above: bool) -> None:
-        super().__init__(batch, parameters)
-        self.residual_above = residual_above
+    def __init__(self, rule: Any, batch: Minibatch, parameters: list[nn.Parameter]) -> None:
+        super().__init__(rule, batch, parameters)
         self.parts = batch.parts()
         self._residuals: list[Tensor] = []  # of each part at w, of the loss of the whole batch
         self._graph: Tensor | None = None  # logits at w
@@ -92,7 +89,7 @@ class Split(Together):
         losses, logits = [], []
         # Of several parts no graph is kept, as it would take the memory that parts are to save; of a compiled
         # network none can be.
-        keep = self.residual_above and len(self.parts) == 1 and not self.batch.compiled
+        keep = self.rule.residual_above and len(self.parts) == 1 and not self.batch.compiled
         for part in self.parts:
             outputs = part.outputs()
             loss, residual = self._residual(part, outputs)
@@ -109,7 +106,7 @@ class Split(Together):
         import torch
 
         losses = []
-        if not self.residual_above:
+        if not self.rule.residual_above:
             with moved(self.batch.network, self.used, epsilon):
                 for part, residual in zip(self.parts, self._residuals, strict=True):
                     outputs = part.outputs()
@@ -135,96 +132,6 @@ class Split(Together):
         """A part's share of the batch's loss, and its derivative by the part's logits."""
         loss, residual = part.residual(outputs)
         return loss * (len(part) / len(self)), residual * (len(part) / len(self))
-
-
-class Each:
-    """Examples that each have an ε of their own: the gradients are those of each one's loss, of shapes (n, …).
-
-    Args:
-        passes: what carries the network's passes out.
-        split: None, or which way round g⁺ is put together, as `residual_above` of `Split`.
-        apart: whether g⁺ is wanted for each example; otherwise `second` returns its mean, which costs less.
-    """
-
-    def __init__(
-        self,
-        batch: Minibatch,
-        parameters: list[nn.Parameter],
-        passes: PerExample,
-        *,
-        split: bool | None,
-        apart: bool,
-    ) -> None:
-        self.batch, self.parameters, self.passes = batch, parameters, passes
-        self.split, self.apart = split, apart
-        self.used: list[nn.Parameter] = []
-        self._first: Any = None
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def first(self) -> tuple[Tensor, Tensor, list[Tensor]]:
-        done, (outputs, value, loss, residual) = self._run()
-        gradients = done.gradients(value, keep=self.split is True)
-        self.used = [p for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
-        self._first = done, outputs, residual
-        return loss, outputs.detach(), [g for g in gradients if g is not None]
-
-    def second(self, epsilon: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        import torch
-
-        w = dict(zip(self.used, epsilon, strict=True))
-        with torch.no_grad():
-            torch._foreach_add_(epsilon, [p.data for p in self.used])
-            each = [w[p] if p in w else p.detach().expand(len(self), *p.shape) for p in self.parameters]
-        first, outputs, residual = self._first
-        if self.split is None:
-            done, (_, value, loss, _) = self._run(each)
-        elif self.split:
-            with torch.no_grad():
-                _, (_, _, loss, residual) = self._run(each)
-            done, value = first, (outputs * residual).sum()
-        else:
-            done, (above, _, loss, _) = self._run(each)
-            value = (above * residual).sum()
-        if self.apart:
-            gradients = dict(zip(self.parameters, done.gradients(value), strict=True))
-            return loss, [e.zero_() if (g := gradients[p]) is None else g for p, e in w.items()]
-        done.backward(value / len(self))
-        return loss, taken(self.used)
-
-    def apply(self, rule: Callable[..., list[Tensor]], *lists: list[Tensor]) -> list[Tensor]:
-        import torch
-
-        from ..per_example import Unrolled
-
-        with Unrolled():
-            mapped: list[Tensor] = torch.func.vmap(rule)(*lists)
-        return mapped
-
-    def mean(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [t if t.shape == p.shape else t.mean(0) for p, t in zip(self.used, tensors, strict=True)]
-
-    def _run(self, each: list[Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-        """The pass; logits, sum of the losses (as a function of the logits alone if split), mean, and residuals."""
-        n = len(self)
-
-        def call(forward: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-            if forward is not self.batch.network and self.batch.weight_noise:
-                raise InvalidValue(
-                    f"m=1 with noise on the weights needs a network all of whose parameters are those of dense layers, "
-                    f"2-D convolutions without groups, or normalisations, which {type(self.batch.network).__name__} "
-                    f"is not: leave the noise out, or take another m."
-                )
-            part = self.batch.part(slice(None), forward=forward)
-            outputs = part.outputs()
-            if self.split is None:
-                loss = part.loss(outputs)
-                return outputs, loss * n, loss.detach(), None
-            loss, residual = part.residual(outputs)
-            return outputs, (outputs * (residual * n)).sum(), loss, residual * n
-
-        return self.passes.run(n, call, each, self.batch.weight_noise.values())
 
 
 class Mean:
@@ -256,12 +163,6 @@ class Mean:
                 self._sums[parameter] = tensor
             else:
                 self._sums[parameter] = torch.empty_like(parameter).copy_(tensor).mul_(share)
-
-
-def at_once(parameters: list[nn.Parameter]) -> int:
-    """How many examples can have parameters of their own at a time."""
-    size = sum(p.numel() * p.element_size() for p in parameters)
-    return max(1, min(MOST, SET.get(parameters[0].device.type, SET["cuda"]) // size))
 
 
 @contextmanager

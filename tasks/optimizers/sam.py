@@ -25,7 +25,7 @@ class SAM(SharpnessAware):
 
     normalise: bool = True
 
-    def perturbation(self, names: list[str], w: list[Tensor], g: list[Tensor], rho: float) -> list[Tensor]:
+    def multiple(self, norm: Tensor, rho: float) -> Tensor:
         import torch
 
-        return super().perturbation(names, w, g, rho) if self.normalise else list(torch._foreach_mul(g, rho))
+        return super().multiple(norm, rho) if self.normalise else torch.full_like(norm, rho)

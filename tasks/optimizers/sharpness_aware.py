@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -13,16 +13,15 @@ from ..minibatch import Minibatch
 from ..schedules import Constant, Schedule
 from ..spec import AtLeast, Below, MoreThan
 from .averaging import Averaging
-from .groups import Each, Group, Mean, Split, Together, at_once
+from .groups import Group, Mean, Split, Together
 from .optimizer import START, Gradients, Optimizer, Progress, Stepper
+from .separately import Separately
 from .sgd import SGD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..per_example import PerExample
-
-__all__ = ["SharpnessAware", "SharpnessAwareStepper", "length_factor"]
+__all__ = ["SharpnessAware", "SharpnessAwareStepper", "fraction"]
 
 SGD_FIELDS = ("lr", "momentum", "nesterov", "weight_decay")
 
@@ -87,7 +86,7 @@ class SharpnessAware(Optimizer):
         return self.base or SGD(**{name: value for name, value in said.items() if value is not None})
 
     def perturbation(self, names: list[str], w: list[Tensor], g: list[Tensor], rho: float) -> list[Tensor]:
-        """ε = ρ g/‖g‖ with the norm over all parameters, and 0 where ‖g‖ = 0 (Foret et al. 2021).
+        """ε = multiple(‖g‖) · g with the norm over all parameters.
 
         Args:
             names: of the parameters with a gradient, as in `network.named_parameters()`.
@@ -99,7 +98,19 @@ class SharpnessAware(Optimizer):
         """
         import torch
 
-        return list(torch._foreach_mul(g, length_factor(g, rho)))
+        return list(torch._foreach_mul(g, self.multiple(torch.nn.utils.get_total_norm(g), rho)))
+
+    def multiple(self, norm: Tensor, rho: float) -> Tensor:
+        """ρ/‖g‖, and 0 where ‖g‖ = 0 (Foret et al. 2021).
+
+        Args:
+            norm: ‖g‖, a scalar or one for each example.
+
+        Returns:
+            how many times g the perturbation is, in the shape of `norm`; of members with their own
+            `perturbation` no matter.
+        """
+        return fraction(rho, norm)
 
     def refinement(
         self, names: list[str], w: list[Tensor], g: list[Tensor], g_plus: list[Tensor], rho: float
@@ -113,6 +124,15 @@ class SharpnessAware(Optimizer):
     def combination(self, g: list[Tensor], g_plus: list[Tensor]) -> list[Tensor]:
         """The gradient to step along: g⁺. May write into `g` and `g_plus`."""
         return g_plus
+
+    def overrides(self, name: str) -> bool:
+        """Whether the member has its own method of this name."""
+        return getattr(type(self), name) is not getattr(SharpnessAware, name)
+
+    @property
+    def split(self) -> bool:
+        """Whether g⁺ is put together of two places."""
+        return not (self.residual_above and self.jacobian_above)
 
     def build(self, network: nn.Module) -> Stepper:
         from ..landscape import has_batchnorm
@@ -141,7 +161,7 @@ class SharpnessAwareStepper(Stepper):
         self.network = inner.network
         self.parameters = inner.parameters
         self._names = {parameter: name for name, parameter in self.network.named_parameters()}
-        self._passes: PerExample | None = None
+        self._each: Separately | None = None
 
     def gradient(
         self,
@@ -172,7 +192,7 @@ class SharpnessAwareStepper(Stepper):
                     if observe is not None:
                         seen.add(group.used, group.mean(g), share, copy=True)
                         seen_plus.add(group.used, group.mean(g_plus), share, copy=True)
-                    if self._overrides("combination"):
+                    if self.rule.overrides("combination"):
                         g_plus = group.apply(self.rule.combination, g, g_plus)
                     step.add(group.used, group.mean(g_plus), share)
         loss, outputs = torch.stack(losses).sum(), torch.cat(logits) if len(logits) > 1 else logits[0]
@@ -183,68 +203,40 @@ class SharpnessAwareStepper(Stepper):
             parameter.grad = gradient
         return loss, outputs
 
-    def _groups(self, batch: Minibatch) -> list[Group]:
+    def _groups(self, batch: Minibatch) -> Sequence[Group]:
         """The step's examples in the groups that are gone through one after the other."""
         from ..landscape import has_batchnorm
 
-        m, n = self.rule.m, len(batch)
-        split = None if self.rule.residual_above and self.rule.jacobian_above else self.rule.residual_above
-        if m == 1:
-            return self._each(batch, split)
-        if m is None or m >= n:
-            parts = [batch]
-        else:
-            if n % m == 1 and has_batchnorm(self.network):
-                raise InvalidValue(
-                    f"{type(self.rule).__name__}: m={m} leaves a group of one example of a batch of {n}, which "
-                    f"BatchNorm cannot normalise: take a divisor of {n}."
-                )
-            parts = [batch.part(slice(i, i + m)) for i in range(0, n, m)]
-        if split is None:
-            return [Together(part, self.parameters) for part in parts]
-        return [Split(part, self.parameters, residual_above=split) for part in parts]
-
-    def _each(self, batch: Minibatch, split: bool | None) -> list[Group]:
-        from ..per_example import PerExample
-
-        name = type(self.rule).__name__
-        if batch.compiled:
+        rule, n = self.rule, len(batch)
+        if rule.m == 1:
+            if self._each is None:
+                self._each = Separately(rule, self.network, self.parameters)
+            return self._each.groups(batch)
+        m = n if rule.m is None else min(rule.m, n)
+        if n > m > 1 == n % m and has_batchnorm(self.network):
             raise InvalidValue(
-                f"{name}: m=1 carries out the layers of the network in its own way, which a compiled one does not "
-                f"show: leave compile out, or take another m."
+                f"{type(rule).__name__}: m={m} leaves a group of one example of a batch of {n}, which BatchNorm "
+                f"cannot normalise: take a divisor of {n}."
             )
-        if batch.head is not None:
-            raise InvalidValue(
-                f"{name}: m=1 does not go with a penalty on the last layer's inputs and weights: leave one of them out."
-            )
-        if self._passes is None:
-            self._passes = PerExample(self.network)
-        most = min(at_once(self.parameters), batch.micro or len(batch))
-        size = -(-len(batch) // -(-len(batch) // most))  # of equal chunks
-        apart = self._overrides("combination") or self._overrides("refinement")
-        return [
-            Each(batch.part(slice(i, i + size)), self.parameters, self._passes, split=split, apart=apart)
-            for i in range(0, len(batch), size)
-        ]
+        kind = Split if rule.split else Together
+        parts = [batch] if m == n else [batch.part(slice(i, i + m)) for i in range(0, n, m)]
+        return [kind(rule, part, self.parameters) for part in parts]
 
-    def _both(self, group: Group, rho: float) -> tuple[Tensor, Tensor, list[Tensor], Tensor, list[Tensor]]:
+    def _both(self, group: Group, rho: float) -> tuple[Tensor, Tensor, list[Any], Tensor, list[Tensor]]:
         """Loss, logits and g at w; loss and g⁺ at w + ε, or at w + ε′ if the rule has one."""
         import torch
 
         loss, outputs, g = group.first()
-        names, w = [self._names[p] for p in group.used], [p.data for p in group.used]
+        names = [self._names[p] for p in group.used]
         with torch.no_grad():
-            epsilon = group.apply(lambda g: self.rule.perturbation(names, w, g, rho), g)
+            epsilon = group.perturbation(names, g, rho)
         loss_plus, g_plus = group.second(epsilon)
-        if self._overrides("refinement"):
+        if self.rule.overrides("refinement"):
+            w = [p.data for p in group.used]
             with torch.no_grad():
                 epsilon = group.apply(lambda g, g_plus: self.rule.refinement(names, w, g, g_plus, rho), g, g_plus)
             loss_plus, g_plus = group.second(epsilon)
         return loss, outputs, g, loss_plus, g_plus
-
-    def _overrides(self, name: str) -> bool:
-        """Whether the rule has its own method of this name."""
-        return getattr(type(self.rule), name) is not getattr(SharpnessAware, name)
 
     def step(self, lr_factor: float = 1.0) -> None:
         self.inner.step(lr_factor)
@@ -265,9 +257,8 @@ class SharpnessAwareStepper(Stepper):
         self.inner.load_state_dict(state)
 
 
-def length_factor(tensors: list[Tensor], length: float) -> Tensor:
-    """What brings the tensors, taken as one vector, to this length: a scalar, 0 where the vector is 0."""
+def fraction(rho: float, norm: Tensor) -> Tensor:
+    """ρ/norm, and 0 where the norm is 0."""
     import torch
 
-    norm = torch.nn.utils.get_total_norm(tensors)
-    return torch.where(norm > 0, length / norm, torch.zeros_like(norm))
+    return torch.where(norm > 0, rho / norm, torch.zeros_like(norm))

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tasks import bilinear
+from tasks.bilinear import Factors
 from tasks.errors import UserError
 from tasks.models import MLP, SimpleCNN
 from tasks.per_example import Layers, Mapped, PerExample, Unrolled, per_example_gradients
@@ -16,7 +17,7 @@ N = 5
 
 
 class Varied(nn.Module):
-    """Every layer that is known, in its less usual forms: strides, dilation, positions, a layer used twice."""
+    """Every layer that is known, in its less usual forms: strides, dilation, positions, layers used twice."""
 
     def __init__(self):
         super().__init__()
@@ -28,6 +29,7 @@ class Varied(nn.Module):
         self.layer = nn.LayerNorm((3, 6))
         self.dense = nn.Linear(6, 4)
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.again = nn.Linear(4, 4)
         self.out = nn.Linear(4, 3)
         self.unused = nn.Linear(2, 2)
 
@@ -36,7 +38,7 @@ class Varied(nn.Module):
         y = self.batch(self.twice(torch.tanh(self.twice(y))))
         y = self.one(y).flatten(2).transpose(1, 2)[:, :3]
         y = torch.tanh(self.dense(self.layer(y))).mean(1)
-        return self.out(self.frozen(y))
+        return self.out(self.again(torch.tanh(self.again(self.frozen(y)))))
 
 
 class Scaled(nn.Module):
@@ -139,6 +141,41 @@ def test_a_pass_at_parameters_of_each_examples_own(network, channels_last):
     done.backward(value)
     for parameter, wanted in zip(trainable(network), expected, strict=True):
         close(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad, wanted.sum(0))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_gradients_and_passes_in_factors(network, channels_last):
+    """The examples' gradients are taken in factors, and a pass at w + 0.3 g of each example is made from these."""
+    x, y = problem()
+    parameters = trainable(network)
+    shared = [p.detach().expand(N, *p.shape) for p in parameters]
+    _, gradients = by_hand(network, x, y, shared)
+    outputs, expected = by_hand(network, x, y, [p + 0.3 * g for p, g in zip(shared, gradients, strict=True)])
+    if channels_last:
+        network, x = network.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+
+    def call(forward):
+        logits = forward(x)
+        return logits, loss(logits, y, reduction="sum")
+
+    examples = PerExample(network)
+    done, (_, value) = examples.run(N, call)
+    found, each = done.low_gradients(value), []
+    assert isinstance(network, Scaled) or any(isinstance(g, Factors) for g in found)
+    for parameter, g, wanted in zip(parameters, found, gradients, strict=True):
+        if isinstance(g, Factors):
+            close(g.formed(), wanted)
+            close(g.mean(), wanted.mean(0))
+            close(g.squares(), wanted.flatten(1).square().sum(1))
+            assert g.left.numel() + g.right.numel() <= 2 * wanted.numel()  # of a layer that is used twice
+            each.append(g.times(torch.full((N,), 0.3, dtype=torch.float64)))
+        else:
+            each.append(parameter.detach() + 0.3 * wanted)
+            close(torch.zeros_like(wanted) if g is None else g, wanted)
+    done, (logits, value) = examples.run(N, call, each)
+    close(logits.detach(), outputs)
+    for actual, wanted in zip(done.gradients(value), expected, strict=True):
+        close(torch.zeros_like(wanted) if actual is None else actual, wanted)
 
 
 def test_gradients_by_the_input_within_a_pass_leave_those_of_the_examples_alone():
