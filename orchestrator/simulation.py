@@ -136,10 +136,20 @@ def simulate(
     return _Run(graph, kinds, seconds, times, failures, Random(f"failures/{seed}"), at_most).run()
 
 
-def drawn(graph: Graph, samples: Mapping[Hashable, Sequence[float]], seed: int) -> dict[str, float]:
-    """A duration for every task that is to run: one of those measured of its kind, the same for the same seed."""
+def drawn(
+    graph: Graph,
+    samples: Mapping[Hashable, Sequence[float]],
+    seed: int,
+    groups: Mapping[str, Hashable] | None = None,
+) -> dict[str, float]:
+    """A duration for every task that is to run: one of those known of its group, the same for the same seed.
+
+    Args:
+        groups: the group of every task; None for its kind.
+    """
     random = Random(f"durations/{seed}")
-    return {key: random.choice(samples[v.kind]) for key, v in graph.vertices.items() if not v.state.final}
+    left = {key: v.kind for key, v in graph.vertices.items() if not v.state.final}
+    return {key: random.choice(samples[kind if groups is None else groups[key]]) for key, kind in left.items()}
 
 
 def longest_path(graph: Graph, seconds: Mapping[str, float]) -> float:

@@ -94,6 +94,13 @@ class Task(Spec):
     curves: ClassVar[tuple[Curve, ...]] = ()
     """Pictures the report draws from the arrays this task saves."""
 
+    proportional_to: ClassVar[tuple[str, ...]] = ()
+    """Fields in whose proportion the work grows, so that one epoch tells how long two hundred take (see `plan`).
+
+    None in such a field stands for what the trainings have that the task works on. A result of the same name says
+    what the task came to, where it may end before.
+    """
+
     def run(self, ctx: Context, *inputs: Artifact) -> Any:
         """Do the work; return the scalar results, a mapping from names to bool, int, float or str.
 

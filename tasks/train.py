@@ -106,6 +106,7 @@ class Train(Task):
     deterministic: bool = True
 
     streams: ClassVar[tuple[str, ...]] = ("init", "order", "augmentation", "label_noise", "noise")
+    proportional_to: ClassVar[tuple[str, ...]] = ("epochs",)
 
     metrics: ClassVar[Mapping[str, str]] = {
         "train_loss": "training loss at the end (cross-entropy, eval mode, labels as trained on)",

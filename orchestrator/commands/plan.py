@@ -17,6 +17,7 @@ import glob
 import json
 import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,12 +30,15 @@ from tasks.errors import nearest
 
 from ..cluster_file import PRICE, ClusterFile, read_cluster_file
 from ..decisions import Decisions
+from ..durations import Durations, Estimate, Group, known_durations
 from ..errors import ClusterError, InvalidValue, UserError
-from ..forecast import Forecast, Measured, forecast, measured, past_times, unknown_kinds
+from ..forecast import Forecast, forecast, past_times
+from ..pilot import Pilot, amounts, pilot_of
 from ..plan import Plan, why
 from ..slots import NodeKind
 from ..store import Store
 from ..text import one_line
+from .common import counted, same_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +68,14 @@ def run(options: argparse.Namespace) -> int:
     cluster = None if options.cluster is None else read_cluster_file(options.cluster)
     if options.graph:
         write_dot(plan, options.graph)
-    durations = measured(plan, store, stated)
+    durations = known_durations(plan, store, stated)
     expected = expectation(plan, store, decisions, durations, cluster)
     if options.json:
         print(json.dumps(as_json(plan, store, durations, expected, cluster, options.why)))
         return 0
     console = Console(highlight=False)
     print_counts(plan, console)
-    print_expectation(plan, durations, expected, cluster, console)
+    print_expectation(plan, store, durations, expected, cluster, options, console)
     if options.why:
         print_why(plan, why(plan, store), console)
     return 0
@@ -100,14 +104,14 @@ def stated_seconds(words: list[str], plan: Plan) -> dict[str, float]:
 
 
 def expectation(
-    plan: Plan, store: Store, decisions: Decisions, durations: Mapping[str, Measured], cluster: ClusterFile | None
+    plan: Plan, store: Store, decisions: Decisions, durations: Durations, cluster: ClusterFile | None
 ) -> Forecast | None:
     """What the run would take on the cluster, or on this machine; None if that cannot be said.
 
     Raises:
         ClusterError: no node of the cluster has a slot that is asked for.
     """
-    if all(key in plan.stored for key in plan.nodes) or unknown_kinds(plan, durations):
+    if all(key in plan.stored for key in plan.nodes) or durations.unknown():
         return None
     times = past_times(plan, store)
     if cluster is None:
@@ -135,7 +139,7 @@ def this_machine() -> NodeKind:
 def as_json(
     plan: Plan,
     store: Store,
-    durations: Mapping[str, Measured],
+    durations: Durations,
     expected: Forecast | None,
     cluster: ClusterFile | None,
     with_reasons: bool,
@@ -154,11 +158,9 @@ def as_json(
         "by_task": plan.by_task(),
         "expected_seconds": work.get("seconds"),
         "expected_gpu_hours": work.get("gpu_hours"),
-        "unknown_durations": unknown_kinds(plan, durations),
-        "durations": {
-            name: {"mean": found.mean, "measured": len(found.devices and found.seconds), "devices": found.devices}
-            for name, found in durations.items()
-        },
+        "unknown_durations": durations.unknown(),
+        "durations": {name: kind_as_json(name, durations) for name in durations.known()},
+        "sizes": [group_as_json(group, plan) for group in durations.groups.values() if group.to_run],
         "forecast": None,
     }
     if expected is not None:
@@ -180,24 +182,54 @@ def as_json(
     return told
 
 
-def expected_work(plan: Plan, durations: Mapping[str, Measured]) -> dict[str, float]:
+def kind_as_json(name: str, durations: Durations) -> dict[str, Any]:
+    """What is known of the durations of a kind of task."""
+    estimates = [group.estimate for group in durations.groups_of(name) if group.estimate is not None]
+    return {
+        "mean": durations.mean(name),
+        "measured": sum(e.measured for e in estimates),
+        "devices": sorted({device for e in estimates for device in e.devices}),
+    }
+
+
+def group_as_json(group: Group, plan: Plan) -> dict[str, Any]:
+    """What is known of tasks of equal work; None where nothing is."""
+    estimate = group.estimate
+    told: dict[str, Any] = {"task": group.name, "example": plan.nodes[group.example].label, "to_run": group.to_run}
+    told |= {"amount": group.work.amount, "amount_of": group.amount_name or None}
+    if estimate is None:
+        return {**told, "mean": None, "how": None, "measured": 0, "at": [], "devices": []}
+    return {
+        **told,
+        "mean": estimate.mean,
+        "how": estimate.how,
+        "measured": estimate.measured,
+        "at": list(estimate.at),
+        "devices": list(estimate.devices),
+    }
+
+
+def expected_work(plan: Plan, durations: Durations) -> dict[str, float]:
     """Task-seconds and GPU-hours still to spend.
 
     Empty if no duration of some kind of task is known: then nothing honest can be said.
     """
-    todo = [n for n in plan.nodes.values() if n.key not in plan.stored]
-    if any(n.name not in durations for n in todo):
-        return {}
-    means = {name: found.mean for name, found in durations.items()}
-    gpu_seconds = sum(means[n.name] * plan.slot(n).get("gpu", 0.0) for n in todo)
-    return {"seconds": sum(means[n.name] for n in todo), "gpu_hours": gpu_seconds / 3600}
+    seconds = gpu_seconds = 0.0
+    for group in durations.groups.values():
+        if group.to_run and group.estimate is None:
+            return {}
+        if group.to_run and group.estimate is not None:
+            seconds += group.to_run * group.estimate.mean
+            gpu = plan.slot(plan.nodes[group.example]).get("gpu", 0.0)
+            gpu_seconds += group.to_run * group.estimate.mean * gpu
+    return {"seconds": seconds, "gpu_hours": gpu_seconds / 3600}
 
 
-def print_plan(plan: Plan, store: Store, console: Console) -> None:
+def print_plan(plan: Plan, store: Store, options: argparse.Namespace, console: Console) -> None:
     """The counts by kind of task, and how long they may take."""
-    durations = measured(plan, store, {})
+    durations = known_durations(plan, store, {})
     print_counts(plan, console)
-    print_expectation(plan, durations, None, None, console)
+    print_expectation(plan, store, durations, None, None, options, console)
 
 
 def print_counts(plan: Plan, console: Console) -> None:
@@ -223,9 +255,11 @@ def print_counts(plan: Plan, console: Console) -> None:
 
 def print_expectation(
     plan: Plan,
-    durations: Mapping[str, Measured],
+    store: Store,
+    durations: Durations,
     expected: Forecast | None,
     cluster: ClusterFile | None,
+    options: argparse.Namespace,
     console: Console,
 ) -> None:
     """How long the tasks take, and the run; where that is not known, why not."""
@@ -236,19 +270,22 @@ def print_expectation(
 
     if not todo:
         return
-    unknown = unknown_kinds(plan, durations)
+    unknown = durations.unknown()
     if unknown:
-        example = ",".join(f"{name}=…" for name in unknown)
         say(
             f"Expected work: unknown, since no earlier run of this sweep tells how long {_listed(unknown)} "
-            f"{'takes' if len(unknown) == 1 else 'take'} at this size: run some seeds (sweep … --seeds 2), or state it "
-            f"(plan … --seconds {example})."
+            f"{'takes' if len(unknown) == 1 else 'take'} at this size: "
+            f"{remedy(unknown, pilot_of(plan, store, durations), options)}."
         )
         return
     work = expected_work(plan, durations)
     gpu = f", {work['gpu_hours']:.2g} GPU-hours" if work["gpu_hours"] else ""
     say(f"Expected work: {_time(work['seconds'])} of tasks{gpu}.")
-    say(f"Durations: {'; '.join(_told(name, durations[name]) for name in todo)}.")
+    say("Durations:")
+    for name in todo:
+        say(f"  {_told(name, durations)}")
+    if (doubt := _counted_too_often(plan, durations)) is not None:
+        say(doubt)
     if expected is None:
         return
     seconds = expected.range_of("seconds")
@@ -271,10 +308,88 @@ def print_expectation(
     say("Losses of nodes, failing tasks and the time that uploads take are not reckoned with.")
 
 
-def _told(name: str, found: Measured) -> str:
-    if not found.devices:
-        return f"{name} {_time(found.mean)} as stated"
-    return f"{name} {_time(found.mean)} ({len(found.seconds)} measured on {', '.join(found.devices)})"
+def remedy(unknown: list[str], pilot: Pilot | None, options: argparse.Namespace) -> str:
+    """How to get at durations that are not known: by a pilot, or by stating them."""
+    state = f"state {'it' if len(unknown) == 1 else 'them'} (plan … --seconds {','.join(f'{n}=…' for n in unknown)})"
+    if pilot is None:
+        return state
+    words = ["sweep", shlex.quote(options.file), *(["--smoke"] if options.smoke else [])]
+    words += [f"--set {shlex.quote(s)}" for s in options.sets if s.partition("=")[0].strip() not in pilot.overrides]
+    words += [f"--seeds {pilot.seeds}", *(f"--set {path}={value}" for path, value in pilot.overrides.items())]
+    lacking = f", which leaves {_listed(list(pilot.lacking))} unknown" if pilot.lacking else ""
+    command = f"{' '.join(words)}{same_store(options)}"
+    return f"run a pilot ({command}: {counted(pilot.tasks, 'task')}{lacking}), or {state}"
+
+
+def _told(name: str, durations: Durations) -> str:
+    """A kind of task with its duration, and whence it is known."""
+    groups = durations.groups_of(name)
+    found = [(group, group.estimate) for group in groups if group.estimate is not None]
+    mean = f"{name} {_time(durations.mean(name))}"
+    if found[0][1].how == "stated":
+        return f"{mean} as stated"
+    means = [_time(seconds) for seconds in sorted(estimate.mean for _, estimate in found)]
+    if means[0] != means[-1]:
+        mean += f" on average, {means[0]} to {means[-1]} in {len(found)} sizes"
+    told = [(group, estimate) for group, estimate in found if estimate.how != "others"]
+    guessed = sum(group.to_run or group.tasks for group, estimate in found if estimate.how == "others")
+    words = [_whence(told)] if told else []
+    if guessed:
+        words.append(f"{counted(guessed, 'task')} of sizes not measured, reckoned as the nearest")
+    return f"{mean} ({'; '.join(words)})"
+
+
+def _whence(told: list[tuple[Group, Estimate]]) -> str:
+    """What measurements say of one or several groups of a kind."""
+    group, estimate = told[0]
+    number = sum(e.measured for _, e in told)
+    at = sorted({amount for _, e in told for amount in e.at})
+    factors = sorted({e.factor for _, e in told})
+    hows = {e.how for _, e in told}
+    words = [f"{number} measured"]
+    if hows != {"measured"}:
+        place = f"at {group.amount_name}={_listed([_number(a) for a in at[:4]])}{', …' if len(at) > 4 else ''}"
+        if len(told) > 1:
+            words = [f"{number} measured {place}"]
+        elif number == 1:
+            words = [f"measured {_time(estimate.before)} {place}"]
+        else:
+            words = [f"{number} measured", f"{_time(estimate.before)} {place}"]
+        if hows == {"scaled"}:
+            span = " to ".join(dict.fromkeys((_number(factors[0]), _number(factors[-1]))))
+            words.append(f"times {span}")
+        elif hows == {"line"} and len(told) == 1:
+            words.append(f"{_time(estimate.fixed)} and {_time(estimate.each)} each")
+        else:
+            words.append("in part scaled" if "scaled" in hows else "by straight lines")
+    words.append(f"on {', '.join(sorted({device for _, e in told for device in e.devices}))}")
+    if any(e.early for _, e in told):
+        words.append("diverged" if all(e.early for _, e in told) else "some diverged")
+    if any(e.elsewhere and e.how == "measured" for _, e in told):
+        words.append("with trainings of other length")
+    simple = hows == {"measured"} and len(words) == 2
+    return " ".join(words) if simple else ", ".join(words)
+
+
+def _counted_too_often(plan: Plan, durations: Durations) -> str | None:
+    """What is wrong with scaling one amount far, and what would tell more."""
+    name, paths = type(plan.sweep.train).__name__, amounts(plan)
+    if name not in durations.known() or not paths:
+        return None
+    scaled = [g.estimate for g in durations.groups_of(name) if g.estimate is not None and g.estimate.how == "scaled"]
+    if not scaled:
+        return None
+    most, longest = max(e.factor for e in scaled), max(amount for e in scaled for amount in e.at)
+    if most <= 3:
+        return None
+    return (
+        f"What {name} does once (start, last evaluation) is counted up to {_number(most)} times here, so it takes "
+        f"less: a second pilot with {paths[0]}={_number(3 * longest)} would tell how much."
+    )
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 1):g}"
 
 
 def _span(found: Mapping[str, float], say: Callable[[float], str]) -> str:

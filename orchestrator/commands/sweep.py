@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidValue(f"--patience must be a number of seconds of at least 0, not {options.patience:g}.")
     sweep, store, decisions, plan = load(options)
     if options.dry_run:
-        plan_command.print_plan(plan, store, console)
+        plan_command.print_plan(plan, store, options, console)
         return 0
     store.check_writable()
     store.patience = options.patience  # from here on: it has answered, and was able to write

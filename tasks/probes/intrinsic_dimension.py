@@ -62,6 +62,8 @@ class IntrinsicDimension(Probe):
     lr_factors: Annotated[tuple[Annotated[float, MoreThan(0)], ...], NotEmpty()] = (1.0, 0.1)
     projection: Literal["auto", "dense", "fastfood"] = "auto"
 
+    proportional_to: ClassVar[tuple[str, ...]] = ("epochs",)
+
     metrics: ClassVar[Mapping[str, str]] = {
         "d_int90": "intrinsic dimension: where the subspace reaches the share of the full validation accuracy",
         "censored": "the share was not reached within the range of dimensions (d_int90 lies above it)",

@@ -50,6 +50,7 @@ class Fit(Task):
     diverge_above: float = 1e9
 
     streams: ClassVar[tuple[str, ...]] = ("init", "order")
+    proportional_to: ClassVar[tuple[str, ...]] = ("epochs",)
     metrics: ClassVar[Mapping[str, str]] = {
         "val_accuracy": "validation accuracy",
         "train_loss": "training loss at the end (cross-entropy)",
