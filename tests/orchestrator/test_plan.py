@@ -262,8 +262,7 @@ def test_why_a_seed(store: Store) -> None:
 def test_why_a_setting(store: Store) -> None:
     commit(plan(), store)
     found = reasons(store, sweep((0.0, 0.1, 0.5)))
-    assert len(found["Fit"]) == 1
-    assert found["Fit"].pop().startswith("rho: 0.")
+    assert found["Fit"] <= {"rho: 0.0 → 0.5", "rho: 0.1 → 0.5"}  # both are as near, and which is found first is chance
 
 
 def test_why_what_was_not_reached(store: Store) -> None:
