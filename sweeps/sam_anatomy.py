@@ -6,7 +6,6 @@ rho. Read test accuracy and test loss apart: a variant may win one and lose the 
 """
 
 from ray import tune
-from tasks.recording import Record
 
 from orchestrator import Sweep
 from tasks.data import CIFAR10, Augment, Digits
@@ -23,6 +22,7 @@ from tasks.optimizers import (
     SGDAgree,
 )
 from tasks.probes import Lanczos
+from tasks.recording import Record
 from tasks.schedules import Cosine
 from tasks.train import Train
 

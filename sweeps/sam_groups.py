@@ -6,13 +6,13 @@ Does the share r < 0 grow with rho? Which groups learn patterns, and which fit n
 """
 
 from ray import tune
-from tasks.recording import Record
 
 from orchestrator import Sweep
 from tasks.data import CIFAR10, Digits
 from tasks.models import MLP, SimpleCNN
 from tasks.optimizers import ASAM, SAM, SAME, SGD, CustomSAME
 from tasks.probes import Lanczos
+from tasks.recording import Record
 from tasks.schedules import Cosine
 from tasks.train import Train
 

@@ -6,13 +6,13 @@ activations and the last layer's weights. Which fit the clean examples before th
 """
 
 from ray import tune
-from tasks.recording import Record
 
 from orchestrator import Sweep
 from tasks.data import CIFAR10, Digits
 from tasks.models import MLP, SimpleCNN
 from tasks.optimizers import JSAM, SAM, SGD, LogitSAM
 from tasks.probes import Lanczos
+from tasks.recording import Record
 from tasks.regularisers import LastLayerL2
 from tasks.schedules import Cosine
 from tasks.train import Train

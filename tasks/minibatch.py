@@ -39,6 +39,8 @@ class Minibatch:
         head: a layer whose input each `outputs()` leaves in `features`; None for none.
         micro: largest number of examples in one pass of `backward`; more are added up part by part. None for
             no limit. Refused for a network with BatchNorm, for which parts are another function.
+        groups: the examples in groups that the step's loss is the mean over (m-sharpness), of which each is normalised
+            by itself and has masks of its own; empty where it is the loss of all at once.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Minibatch:
         self.head: nn.Module | None = None
         self.features: Tensor | None = None
         self.micro = micro
+        self.groups: list[Minibatch] = []
         self._forward: Callable[[Tensor], Tensor] = forward or network
         self._precision = precision
 
@@ -172,13 +175,14 @@ class Minibatch:
         """
         import torch
 
-        if self.micro is None or len(self) <= self.micro:
+        parts = self.parts()
+        if len(parts) == 1:
             outputs = self.outputs()
             loss = self.loss(outputs)
             loss.backward()
             return loss.detach(), outputs.detach()
         losses, logits = [], []
-        for part in self.parts():
+        for part in parts:
             outputs = part.outputs()
             loss = part.loss(outputs) * (len(part) / len(self))
             loss.backward()
@@ -186,14 +190,10 @@ class Minibatch:
             logits.append(outputs.detach())
         return torch.stack(losses).sum(), torch.cat(logits)
 
-    def differentiable_twice(self) -> Minibatch:
-        """The same loss in float32 by the network itself: compiled ones cannot be differentiated twice."""
-        other = copy.copy(self)
-        other._forward, other._precision = self.network, "float32"
-        return other
-
     def parts(self) -> list[Minibatch]:
-        """The minibatch in parts of at most `micro` examples; itself if it is not larger."""
+        """The minibatch in parts of at most `micro` examples, each of one group; itself if there is one part."""
+        if self.groups:
+            return [part for group in self.groups for part in group.parts()]
         if self.micro is None or len(self) <= self.micro:
             return [self]
         return [self.part(slice(i, i + self.micro)) for i in range(0, len(self), self.micro)]
@@ -223,7 +223,19 @@ class Minibatch:
         return part
 
     def plain(self) -> Minibatch:
-        """The same minibatch by the network itself in float32: not compiled, without autocast."""
+        """The same minibatch by the network itself in float32: without autocast, and not compiled.
+
+        (What is compiled cannot be differentiated twice.)
+        """
         plain = copy.copy(self)
         plain._forward, plain._precision = self.network, "float32"
+        plain.groups = [group.plain() for group in self.groups]
         return plain
+
+    def grouped(self, groups: list[Minibatch]) -> Minibatch:
+        """The same minibatch in these groups, parts of it in its own order; itself if there is one."""
+        if len(groups) == 1:
+            return self
+        grouped = copy.copy(self)
+        grouped.groups = groups
+        return grouped

@@ -29,7 +29,7 @@ def curvature_product(batch: Minibatch, parameters: list[nn.Parameter], kind: st
     """
     shapes = [p.shape for p in parameters]
     build = {"hessian": _hessian, "gauss-newton": _gauss_newton}[kind]
-    parts = batch.differentiable_twice().parts()
+    parts = batch.plain().parts()
     kept = build(parts[0], 1.0, parameters) if len(parts) == 1 else None
 
     def product(v: Tensor) -> Tensor:

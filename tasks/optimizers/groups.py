@@ -18,6 +18,7 @@ __all__ = ["Group", "Mean", "Split", "Together", "taken"]
 class Group(Protocol):
     """Some examples of a step. Lists have one entry for each of `used`, the parameters with a gradient at w."""
 
+    batch: Minibatch
     used: list[nn.Parameter]
 
     def __len__(self) -> int: ...

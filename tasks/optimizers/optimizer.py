@@ -33,7 +33,7 @@ class Gradients(NamedTuple):
     """What one step has found out about the loss, for a recorder: not to be kept or written to.
 
     Attributes:
-        batch: the step's examples.
+        batch: the step's examples; in groups, if g is the mean over gradients of groups.
         parameters: those with a gradient; the lists below have one tensor for each.
         loss: at w.
         outputs: logits at w, (n, classes).

@@ -198,7 +198,8 @@ class SharpnessAwareStepper(Stepper):
         loss, outputs = torch.stack(losses).sum(), torch.cat(logits) if len(logits) > 1 else logits[0]
         if observe is not None:
             loss_plus = torch.stack(losses_plus).sum()
-            observe(Gradients(batch, seen.parameters, loss, outputs, seen.tensors, seen_plus.tensors, loss_plus))
+            found = batch.grouped([group.batch for group in groups])
+            observe(Gradients(found, seen.parameters, loss, outputs, seen.tensors, seen_plus.tensors, loss_plus))
         for parameter, gradient in zip(step.parameters, step.tensors, strict=True):
             parameter.grad = gradient
         return loss, outputs

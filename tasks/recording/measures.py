@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..minibatch import Minibatch
 from ..optimizers.groups import moved, taken
 from ..optimizers.optimizer import Gradients
-from ..optimizers.sharpness_aware import length_factor
+from ..optimizers.sharpness_aware import fraction
 
 __all__ = ["beside", "clean_and_noisy", "moments", "rise"]
 
@@ -36,7 +36,7 @@ def rise(batch: Minibatch, parameters: list[nn.Parameter], g: list[Tensor], rho:
 
 
 def _along(g: list[Tensor], rho: float) -> list[Tensor]:
-    return list(torch._foreach_mul(g, length_factor(g, rho)))
+    return list(torch._foreach_mul(g, fraction(rho, torch.nn.utils.get_total_norm(g))))
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def _one_hot(g: Tensor, g_plus: Tensor, out: Tensor, spare: Tensor) -> None:
 def clean_and_noisy(batch: Minibatch, found: Gradients, noisy: Tensor) -> dict[str, Tensor]:
     """Mean cross-entropy, accuracy and norm of the gradient, over the examples with the true label and over the others.
 
-    The gradients are those through the pass of the whole batch. They add up to g, which spares one of them where
+    The gradients are those through the passes that made g. They add up to g, which spares one of them where
     there are no penalties.
 
     Args:

@@ -71,8 +71,11 @@ class Record(Spec):
     The training itself is the same, bit for bit. What is recorded is about the batch of the step, at the
     weights w from which the step is taken, in training mode and with the regularisers' changes: g = ∇L(w),
     without weight decay, and g⁺ = ∇L(w + ε) as the optimizer's rule gets it; for an optimizer of one
-    gradient (rho = 0 included) it is taken at ε = rho · g/‖g‖. The groups are those of r = g⁺/g for each
-    coordinate (see `tasks.optimizers.ratio_groups`): 0: g = 0; 1: r ≥ 1; 2: 0 ≤ r < 1; 3: r ≤ −1; 4: −1 < r < 0.
+    gradient (rho = 0 included) it is taken at ε = rho · g/‖g‖. With m-sharpness L, g and g⁺ are means over
+    its groups of examples, of which each has dropout's masks and BatchNorm's statistics of its own.
+
+    The groups of coordinates are those of r = g⁺/g (see `tasks.optimizers.ratio_groups`): 0: g = 0; 1: r ≥ 1;
+    2: 0 ≤ r < 1; 3: r ≤ −1; 4: −1 < r < 0.
 
     Arrays, the first axis over the n recorded steps; NaN where there is nothing to speak of:
 

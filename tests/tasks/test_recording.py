@@ -428,3 +428,18 @@ def test_reports_tell_clean_and_noisy_apart(train, digits, tmp_path):
 def test_impossible_values(changes):
     with pytest.raises(InvalidValue, match=f"Record: {next(iter(changes))} must be"):
         Record(**changes)
+
+
+def test_with_m_sharpness_the_loss_is_that_of_the_groups_each_with_its_own_masks(tmp_path):
+    """So all but g⁺ is what plain descent records that goes through the same groups as parts."""
+    data = execute(DIGITS, folder=tmp_path / "data")
+    task = dataclasses.replace(
+        SMALL, model=MLP(widths=(64,), dropout=0.5), label_noise=0.4, epochs=1, record=Record(every=99)
+    )
+    found = []
+    for i, changes in enumerate(({"optimizer": SAM(lr=0.1, m=8, rho=0.05)}, {"micro_batch_size": 8})):
+        found.append(execute(dataclasses.replace(task, **changes), data, folder=tmp_path / str(i)).arrays("record"))
+    groups, parts = found
+    for name in ("loss", "sharpness", "gradient_norm", "curvature", "clean_gradient_norm", "noisy_gradient_norm"):
+        np.testing.assert_allclose(groups[name], parts[name], rtol=1e-4, err_msg=name)
+    assert groups["loss_plus"][0] - groups["loss"][0] > 1.2 * groups["sharpness"][0]  # each group's own ε goes higher
