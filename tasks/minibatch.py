@@ -75,7 +75,7 @@ class Minibatch:
         self.features: Tensor | None = None
         self.micro = micro
         self.groups: list[Minibatch] = []
-        self._forward: Callable[[Tensor], Tensor] = forward or network
+        self._forward: Callable[[Tensor], Tensor] = network if forward is None else forward
         self._precision = precision
 
     def __len__(self) -> int:
@@ -210,7 +210,7 @@ class Minibatch:
             self.network,
             self.x[index],
             self.targets[index],
-            forward=forward or self._forward,
+            forward=self._forward if forward is None else forward,
             rows=None if self.rows is None else self.rows[index],
             classes=self.classes,
             precision=self._precision,

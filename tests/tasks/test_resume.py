@@ -19,7 +19,7 @@ from tasks.data import Augment, Digits
 from tasks.errors import UserError
 from tasks.models import MLP, Model, ResNet18, SimpleCNN
 from tasks.models._initialise import initialise
-from tasks.optimizers import EMA, LBFGS, SAM, SGD, SWA, AdamW, NewtonCG, RMSProp
+from tasks.optimizers import EMA, LBFGS, SAM, SGD, SWA, AdamW, LogitSAM, NewtonCG, RMSProp
 from tasks.recording import Record
 from tasks.regularisers import (
     L1,
@@ -125,6 +125,9 @@ DIVERGES = SGD(lr=1e3, momentum=0.9, weight_decay=1e-3)
             "label_noise_map": ((1, 7), (7, 1)),
         },
         {"optimizer": SAM(lr=0.05, momentum=0.9), "model": Normalised(), "precision": "bf16"},
+        {"optimizer": SAM(lr=0.05, momentum=0.9, m=8), "model": Normalised()},
+        {"optimizer": SAM(lr=0.05, momentum=0.9, m=1), "model": SimpleCNN(dropout=0.2), "clip_norm": 0.5},
+        {"optimizer": LogitSAM(base=AdamW(lr=0.01), m=1), "precision": "bf16"},
         {"optimizer": EMA(SAM(base=AdamW(lr=0.01)), decay=0.9), "model": Normalised(), "clip_norm": 0.5},
         {"optimizer": LBFGS(max_iter=2), "model": SimpleCNN(), "clip_norm": 0.5},
         {"optimizer": SAM(base=NewtonCG(max_iterations=5)), "model": Normalised()},

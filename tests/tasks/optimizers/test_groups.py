@@ -304,6 +304,42 @@ def test_what_does_not_go_together():
         SAM(m=0)
 
 
+class Named(nn.Module):
+    """Not a Sequential: a compiled one of these has no len(), and so no truth value."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = normalised()
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("rule", [LogitSAM(), SAM(m=4)], ids=name_of)
+def test_compiled(rule):
+    torch._dynamo.reset()
+    network = Named()
+    copied = copy.deepcopy(network)
+    compiled = torch.compile(copied, backend="aot_eager")
+    for _ in range(2):
+        expected = gradient(rule, minibatch(network, n=8))[2]
+        close(gradient(rule, minibatch(copied, n=8, forward=compiled))[2], expected)
+    close(copied.buffers(), network.buffers())
+
+
+def test_bf16_autocast():
+    network = NETWORKS["GroupNorm"]()
+    for rule in (JSAM(), LogitSAM(), SAM(m=3), SAM(m=1), JSAM(m=1), LogitSAM(m=1), SAMAgree(m=1)):
+        found = []
+        for precision in ("float32", "bf16"):
+            batch = minibatch(network, precision=precision)
+            batch.x = batch.x.float()
+            found.append(torch.cat([g.flatten() for g in gradient(rule, batch)[2]]))
+        full, half = found
+        assert half.dtype == torch.float32 and not torch.equal(full, half)
+        assert F.cosine_similarity(full, half, dim=0) > 0.97, rule
+
+
 @pytest.mark.parametrize("rule", [JSAM(), LogitSAM(), SAM(m=1), JSAM(m=1), LogitSAM(m=1), SAM(m=2)], ids=name_of)
 @pytest.mark.parametrize("base", [SGD(lr=0.1, momentum=0.9, weight_decay=0.1), AdamW(lr=0.01)], ids=name_of)
 def test_rho_zero_and_a_state_dict(rule, base):
