@@ -95,6 +95,8 @@ def forget(task: Task, seeds: Mapping[str, int], key: str) -> None:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         if torch.cuda.is_available():
+            if "torch._dynamo" in sys.modules:
+                torch.compiler.reset()  # CUDA graphs that were recorded hold memory
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

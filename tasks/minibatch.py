@@ -41,6 +41,7 @@ class Minibatch:
             no limit. Refused for a network with BatchNorm, for which parts are another function.
         groups: the examples in groups that the step's loss is the mean over (m-sharpness), of which each is normalised
             by itself and has masks of its own; empty where it is the loss of all at once.
+        recorded: whether passes are CUDA graphs, for which the parameters have to stay where they are in memory.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Minibatch:
         classes: int | None = None,
         precision: str = "float32",
         micro: int | None = None,
+        recorded: bool = False,
     ) -> None:
         """
         Args:
@@ -75,6 +77,7 @@ class Minibatch:
         self.features: Tensor | None = None
         self.micro = micro
         self.groups: list[Minibatch] = []
+        self.recorded = recorded
         self._forward: Callable[[Tensor], Tensor] = network if forward is None else forward
         self._precision = precision
 
@@ -215,6 +218,7 @@ class Minibatch:
             classes=self.classes,
             precision=self._precision,
             micro=self.micro,
+            recorded=self.recorded,
         )
         part.label_smoothing, part.weight_noise, part.head = self.label_smoothing, self.weight_noise, self.head
         part.penalties, part.before_forward = self.penalties, self.before_forward

@@ -256,6 +256,8 @@ def _name(hint: Any) -> str:
     origin = typing.get_origin(hint)
     if origin is Annotated:
         return _name(typing.get_args(hint)[0])
+    if origin is Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
     if origin in (Union, types.UnionType):
         return " or ".join(_name(a) for a in typing.get_args(hint))
     if origin in (tuple, list) or hint in (tuple, list):

@@ -64,7 +64,7 @@ class Together:
         return epsilon
 
     def second(self, epsilon: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        with moved(self.batch.network, self.used, epsilon):
+        with moved(self.batch, self.used, epsilon):
             loss, _ = self.batch.backward()
         return loss, taken(self.used)
 
@@ -108,14 +108,14 @@ class Split(Together):
 
         losses = []
         if not self.rule.residual_above:
-            with moved(self.batch.network, self.used, epsilon):
+            with moved(self.batch, self.used, epsilon):
                 for part, residual in zip(self.parts, self._residuals, strict=True):
                     outputs = part.outputs()
                     outputs.backward(residual)
                     losses.append(part.loss(outputs.detach()) * (len(part) / len(self)))
         else:
             residuals = []
-            with moved(self.batch.network, self.used, epsilon), torch.no_grad():
+            with moved(self.batch, self.used, epsilon), torch.no_grad():
                 for part in self.parts:
                     loss, residual = self._residual(part, part.outputs())
                     losses.append(loss)
@@ -167,25 +167,35 @@ class Mean:
 
 
 @contextmanager
-def moved(network: nn.Module, parameters: list[nn.Parameter], epsilon: list[Tensor]) -> Iterator[None]:
+def moved(batch: Minibatch, parameters: list[nn.Parameter], epsilon: list[Tensor]) -> Iterator[None]:
     """Within it the parameters are w + ε, and forward passes leave BatchNorm's running statistics alone.
 
     The memory of `epsilon` is used for w + ε. Afterwards the parameters look at w again, which nothing has
-    touched: (w + ε) − ε would differ from w in the last bits.
+    touched: (w + ε) − ε would differ from w in the last bits. If the passes are recorded, for which the
+    parameters have to stay in their place, w + ε is written there, and afterwards w from a copy: the same
+    numbers, for two more passes over the parameters.
     """
     import torch
 
     w = [p.data for p in parameters]
     with torch.no_grad():
-        torch._foreach_add_(epsilon, w)
+        if batch.recorded:
+            kept = [tensor.clone() for tensor in w]
+            torch._foreach_add_(w, epsilon)
+        else:
+            torch._foreach_add_(epsilon, w)
     try:
-        for parameter, tensor in zip(parameters, epsilon, strict=True):
-            parameter.data = tensor
-        with frozen_statistics(network):
+        if not batch.recorded:
+            for parameter, tensor in zip(parameters, epsilon, strict=True):
+                parameter.data = tensor
+        with frozen_statistics(batch.network):
             yield
     finally:
-        for parameter, tensor in zip(parameters, w, strict=True):
-            parameter.data = tensor
+        if batch.recorded:
+            torch._foreach_copy_(w, kept)
+        else:
+            for parameter, tensor in zip(parameters, w, strict=True):
+                parameter.data = tensor
 
 
 def taken(parameters: list[nn.Parameter]) -> list[Tensor]:

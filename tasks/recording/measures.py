@@ -22,7 +22,7 @@ def beside(
     batch: Minibatch, parameters: list[nn.Parameter], g: list[Tensor], rho: float
 ) -> tuple[Tensor, list[Tensor]]:
     """L and ∇L at w + ρ g/‖g‖; the parameters have no .grad, before and afterwards."""
-    with moved(batch.network, parameters, _along(g, rho)):
+    with moved(batch, parameters, _along(g, rho)):
         loss, _ = batch.backward()
     return loss, taken(parameters)
 
@@ -30,7 +30,7 @@ def beside(
 @torch.no_grad()
 def rise(batch: Minibatch, parameters: list[nn.Parameter], g: list[Tensor], rho: float) -> Tensor:
     """L at w + ρ g/‖g‖."""
-    with moved(batch.network, parameters, _along(g, rho)):
+    with moved(batch, parameters, _along(g, rho)):
         losses = [part.loss(part.outputs()) * (len(part) / len(batch)) for part in batch.parts()]
     return torch.stack(losses).sum()
 

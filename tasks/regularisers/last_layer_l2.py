@@ -36,8 +36,8 @@ class LastLayerL2(Regulariser):
     weights: Annotated[float, AtLeast(0)]
 
     def check(self, train: Train) -> None:
-        if train.compile is True:  # a compiled network does not show what goes into its layers
-            raise InvalidValue("Train: LastLayerL2 does not go with compile=True: leave one of them out.")
+        if train.compile in (True, "reduce-overhead"):  # a compiled network does not show what goes into its layers
+            raise InvalidValue(f"Train: LastLayerL2 does not go with compile={train.compile!r}: leave one of them out.")
         refuse_taken_apart(train, "LastLayerL2")
         for optimizer in optimizers_of(train):
             if getattr(optimizer, "m", None) == 1 and getattr(optimizer, "rho", None) != 0:
