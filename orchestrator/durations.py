@@ -301,7 +301,6 @@ class _Reader:
                 self._fields[path] = len(input_fields(node.task))
         self._trainings: dict[str, Work | None] = {k: works[k] for k, n in plan.nodes.items() if n.kind == "train"}
         self._names = sorted({plan.nodes[key].name for key in self._trainings})
-        self._held = {name: store.committed([name]) for name in self._names}
         self._about = set(plan.stored)
         names = (name for name in store.names(f"runs/{plan.sweep.name}") if name != "latest")
         for run in sorted(names, reverse=True)[:RUNS]:
@@ -309,8 +308,12 @@ class _Reader:
                 (store.read(f"runs/{plan.sweep.name}/{run}/keys") or b"").decode(errors="replace").split()
             )
 
+        self._held = {name: store.committed([name]) for name in self._names} if self._about else {}
+
     def chunks(self, name: str, sizes: int) -> Iterator[list[str]]:
         """Keys of artifacts of a kind in the order in which to read them, those of the plan first."""
+        if not self._about:
+            return
         held = self._held[name] if name in self._held else self._store.committed([name])
         own: defaultdict[Work, list[str]] = defaultdict(list)
         rest = []

@@ -333,22 +333,6 @@ class _Alike:
     inputs: set[tuple[str, ...]] = field(default_factory=set)
 
 
-def past_seconds(plan: Plan, store: Store, sample: int = 60) -> dict[str, float]:
-    """Mean duration by kind of task in earlier runs of this sweep, from at most `sample` artifacts of each kind.
-
-    Artifacts that other sweeps left tell nothing: their tasks of the same class may be of another size.
-    """
-    runs = f"runs/{plan.sweep.name}/"
-    means = {}
-    for name in {n.name for n in plan.nodes.values()}:
-        keys = sorted(store.committed([name]))[:sample]
-        manifests = store.manifests(((name, key) for key in keys), [])  # what is damaged tells nothing
-        seconds = [m["seconds"] for m in manifests if "seconds" in m and str(m.get("run")).startswith(runs)]
-        if seconds:
-            means[name] = sum(seconds) / len(seconds)
-    return means
-
-
 def why(plan: Plan, store: Store) -> dict[str, str]:
     """For every task that must run, in words, what distinguishes it from the nearest stored one."""
     must = [n for n in plan.nodes.values() if n.key not in plan.stored]

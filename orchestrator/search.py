@@ -20,6 +20,7 @@ from ray.tune.search import Searcher
 from .adaptive import Proposals
 from .deaths import death
 from .decisions import Decisions
+from .durations import known_durations
 from .errors import DamagedArtifact, UserError
 from .events import Events
 from .fit import Place
@@ -27,7 +28,7 @@ from .graph import Graph, State
 from .live import Live
 from .locality import Locality
 from .node_watch import NodeWatch
-from .plan import Node, Plan, past_seconds
+from .plan import Node, Plan
 from .process import Input
 from .room import Room
 from .signals import GRACE
@@ -135,8 +136,9 @@ class DagSearch(Searcher):
         self._looked = time.monotonic()
         self._begun = 0  # bundles handed out so far
         self._started_all = False
-        for kind, seconds in past_seconds(plan, store).items():
-            self.graph.expect(kind, seconds)
+        past = known_durations(plan, store, {})
+        for kind in past.known():
+            self.graph.expect(kind, past.mean(kind))
         self._add(list(plan.nodes.values()))
         self._proposals.recall()
 

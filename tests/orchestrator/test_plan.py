@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toys import Brittle, Curvature, Ensemble, Fit, Line, Points
 
 from orchestrator.graph import Graph, State
-from orchestrator.plan import Plan, make_plan, past_seconds, why
+from orchestrator.plan import Plan, make_plan, why
 from orchestrator.store import Store
 from orchestrator.sweep import PairRule, Sweep, same_seed, same_setting, vary
 from tasks.errors import InvalidValue
@@ -350,10 +350,3 @@ def test_settings_of_an_earlier_search_are_planned_again() -> None:
     planned = make_plan(declared, None, [{"train.rho": 0.1}, {"train.rho": 0.3}])
     assert [s.config for s in planned.settings] == [{"train.rho": 0.1}, {"train.rho": 0.3}]
     assert len(tasks(planned, "Fit")) == 6
-
-
-def test_past_durations_are_those_of_the_same_sweep(tmp_path):
-    store = Store(str(tmp_path / "store"))
-    for run, seconds in (("runs/small/1", 2.0), ("runs/small/2", 4.0), ("runs/large/1", 100.0)):
-        store.commit("Line", f"{seconds:032.0f}", store.workspace(), {"run": run, "seconds": seconds})
-    assert past_seconds(make_plan(sweep(name="small"), store), store) == {"Line": 3.0}
