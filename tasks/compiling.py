@@ -31,8 +31,13 @@ PyTorch takes back when the next step begins; what is to be kept longer has to b
 def check_compile(train: Train) -> None:
     """
     Raises:
-        InvalidValue: the optimizer or a regulariser evaluates the loss at parameters that lie elsewhere in memory.
+        InvalidValue: the optimizer or a regulariser evaluates the loss at parameters that lie elsewhere in memory,
+            or has to see the layers.
     """
+    if train.compile in (True, RECORDED) and any(getattr(o, "m", None) == 1 for o in optimizers_of(train)):
+        raise InvalidValue(
+            f"Train: m=1 does not go with compile={train.compile!r}, which hides the layers: leave one of them out."
+        )
     if train.compile != RECORDED:
         return
     for part in (*optimizers_of(train), *train.regularisers):

@@ -43,7 +43,7 @@ def per_example_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) ->
     parameters = [p for p in model.parameters() if p.requires_grad]
     return torch.cat(
         [
-            p.new_zeros(len(x), p.numel()) if g is None else g.flatten(1)
+            p.new_zeros(len(x), p.numel()) if g is None else g.reshape(len(x), -1)
             for p, g in zip(parameters, gradients, strict=True)
         ],
         dim=1,

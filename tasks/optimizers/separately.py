@@ -123,7 +123,7 @@ class Each:
         if not self.low:
             w = [p.data for p in self.used]
             return self.apply(lambda g: self.rule.perturbation(names, w, g, rho), g)
-        squares = [t.squares() if isinstance(t, Factors) else t.flatten(1).square().sum(1) for t in g]
+        squares = [t.squares() if isinstance(t, Factors) else t.reshape(len(t), -1).square().sum(1) for t in g]
         multiple = self.rule.multiple(torch.stack(squares).sum(0).sqrt(), rho)
         return [t.times(multiple) if isinstance(t, Factors) else t * multiple.view(-1, *[1] * (t.dim() - 1)) for t in g]
 

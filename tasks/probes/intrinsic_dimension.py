@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from ..errors import InvalidValue, UserError
 from ..minibatch import Minibatch
 from ..optimizers.optimizer import Optimizer, Progress
+from ..regularisers.regulariser import optimizers_of
 from ..spec import AtLeast, AtMost, MoreThan, NotEmpty
 from ..task import Artifact, Context, Curve, Probe, Results
 from ..trained import Trained, load_trained
@@ -112,6 +113,12 @@ class IntrinsicDimension(Probe):
             raise UserError(
                 f"IntrinsicDimension: dimension {self.dimensions[-1]} exceeds the network's {size} parameters."
             )
+        for optimizer in optimizers_of(trial.train):
+            if getattr(optimizer, "m", None) == 1 and getattr(optimizer, "rho", None) != 0:
+                raise UserError(
+                    f"IntrinsicDimension: {type(optimizer).__name__}(m=1) moves each example's weights on their own, "
+                    f"for which a random subspace would need a network each for: take trainings with another m."
+                )
         before = ctx.resume() or {"rows": [], "tried": []}
         rows: list[tuple[int, float, float, float]] = before["rows"]  # d, accuracy, loss, factor: the best for each d
         tried: list[tuple[float, float, float]] = before["tried"]  # accuracy, loss, factor: all for every d

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..batchnorm import frozen_statistics
+from ..errors import InvalidValue
 from ..spec import AtLeast, AtMost
 from .regulariser import Regulariser, refuse_taken_apart
 
@@ -40,6 +41,12 @@ class AdversarialTraining(Regulariser):
 
     def check(self, train: Train) -> None:
         refuse_taken_apart(train, "AdversarialTraining")
+        names = [type(r).__name__ for r in train.regularisers]
+        if "Mixup" in names[names.index("AdversarialTraining") :]:
+            raise InvalidValue(
+                "Train: regularisers has Mixup after AdversarialTraining, whose attacked examples would keep to one "
+                "image while their targets get mixed: put Mixup first."
+            )
 
     def on_batch(self, batch: Minibatch, generator: torch.Generator) -> None:
         import torch

@@ -42,14 +42,15 @@ class Varied(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A parameter that is no layer's."""
+    """Parameters that are no layer's, one of them a single number."""
 
     def __init__(self):
         super().__init__()
         self.inner, self.scale = nn.Linear(72, 3), nn.Parameter(torch.ones(3))
+        self.temperature = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, x):
-        return self.inner(x.flatten(1)) * self.scale.exp()
+        return self.inner(x.flatten(1)) * self.scale.exp() / self.temperature
 
 
 def of_model(model):
@@ -112,7 +113,7 @@ def test_gradients_at_the_parameters(network, channels_last, patches, monkeypatc
     _, expected = by_hand(network, x, y, shared)
     if channels_last:
         network, x = network.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
-    close(per_example_gradients(network, loss, x, y), torch.cat([g.flatten(1) for g in expected], 1))
+    close(per_example_gradients(network, loss, x, y), torch.cat([g.reshape(N, -1) for g in expected], 1))
     assert all(p.grad is None for p in network.parameters())
 
 

@@ -62,15 +62,16 @@ def model(spec):
 
 
 class Odd(nn.Module):
-    """Parameters that are no layer's: goes through vmap."""
+    """Parameters that are no layer's, one of them a single number: goes through vmap."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.inner, self.scale = nn.Linear(72, 3), nn.Parameter(torch.tensor([0.5, 1, 2]))
+        self.temperature = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, x):
-        return torch.tanh(self.inner(x.flatten(1))) * self.scale
+        return torch.tanh(self.inner(x.flatten(1))) * self.scale / self.temperature
 
 
 NETWORKS = {"MLP": model(MLP(widths=(8,))), "SimpleCNN": model(SimpleCNN()), "GroupNorm": grouped, "odd": Odd}

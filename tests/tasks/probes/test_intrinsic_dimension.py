@@ -98,6 +98,13 @@ def test_trains_with_the_trial_s_own_optimizer(run, trained, tmp_path, optimizer
     assert results["best_accuracy"] > 0.7 * trial.results["val_accuracy"] and results["diverged_trainings"] == 0
 
 
+def test_an_epsilon_for_each_example_is_refused(run, trained, tmp_path):
+    train = dataclasses.replace(trained[0].task, optimizer=EMA(SAM(lr=0.05, m=1)), epochs=1)
+    trial = execute(train, trained[0].inputs[0], folder=tmp_path / "trial")
+    with pytest.raises(UserError, match=r"IntrinsicDimension: SAM\(m=1\) moves .* another m\."):
+        run(IntrinsicDimension(dimensions=(3,)), trial)
+
+
 class Killed(Exception):
     pass
 

@@ -228,6 +228,8 @@ def test_zeros_of_the_proximal_step(train):
         ),
         ({"regularisers": (LastLayerL2(1.0, 0.0),), "optimizer": JSAM(lr=0.1)}, "LastLayerL2 does not go with JSAM"),
         ({"regularisers": (LastLayerL2(1.0, 0.0),), "optimizer": SAM(lr=0.1, m=1)}, r"go with SAM\(m=1\)"),
+        ({"regularisers": (AdversarialTraining(0.1), L1(0.1), Mixup(0.1))}, r"Mixup after Adv.*: put Mixup first\."),
+        ({"optimizer": EMA(SAM(lr=0.1, m=1)), "compile": True}, "m=1 does not go with compile=True"),
         ({"regularisers": Mixup(0.1)}, "regularisers must be a sequence of a Regulariser each"),
         ({"early_stopping": 3}, "early_stopping must be an EarlyStopping, not 3"),
     ],
