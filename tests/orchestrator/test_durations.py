@@ -22,12 +22,16 @@ from toys import Curvature, Downhill, Fit, Line, Points, Sideways
 
 from orchestrator import durations
 from orchestrator.__main__ import main
+from orchestrator.decisions import Decisions
 from orchestrator.durations import Durations, Estimate, Measurement, Work, known_durations, reckoned
+from orchestrator.events import Events
 from orchestrator.forecast import forecast, past_times
 from orchestrator.keys import canonical
 from orchestrator.pilot import pilot_of
 from orchestrator.plan import Node, Plan, make_plan
-from orchestrator.slots import NodeKind
+from orchestrator.room import Room
+from orchestrator.search import DagSearch
+from orchestrator.slots import NodeKind, NodeOffer
 from orchestrator.store import Store
 from orchestrator.sweep import Sweep, same_setting
 from tasks.task import Artifact, Context, Probe
@@ -308,6 +312,22 @@ def test_the_forecast_is_of_what_each_group_takes(store: Store) -> None:
         assert run.work == run.bound == pytest.approx(sum(per_epoch(node) for node in to_run))
     for run in runs(1000):
         assert run.longest == pytest.approx(2 * 10.0 * 128 * 200 + 3.0 * 128)
+
+
+def test_a_run_expects_what_plan_says_not_what_the_pilot_took(store: Store) -> None:
+    """Else trainings of hours would be bundled and foretold as those of seconds."""
+    sweep = toy_sweep(train=Fit(rho=0.1, epochs=200), pairs=[], seeds=[0, 1])
+    leave(sweep.override({"train.epochs": 1, "seeds": [0]}), store, lambda node: 3.0)
+    plan = make_plan(sweep, store)
+    search = DagSearch(
+        plan,
+        store,
+        Events(store, "runs/toy/2026-01-01T00-00-00.000000"),
+        room=Room([NodeOffer("node", "host", {"CPU": 2.0})]),
+        run={},
+        decisions=Decisions(sweep, store),
+    )
+    assert search.graph.unfinished() == pytest.approx(2 * 600.0 + 2 * 3.0 + 2 * 3.0)  # trainings, probes, the group
 
 
 # The pilot that is proposed
