@@ -56,8 +56,11 @@ def views(study: Study) -> list[View]:
     if not full and partial:
         x = max(partial, key=lambda p: sizes[p])
         view = _view(study, x, [p for p in paths if p != x])
-        if len(view.names) <= min(MAX_SERIES, len(settings) // 2):
+        most = sum(len(cell) == 1 for cell in view.x) >= 0.75 * len(settings)
+        if most and len(view.names) <= min(MAX_SERIES, len(settings) // 2):
             return [view, *([_view(study, None, [])] if len(settings) <= 12 else [])]
+        if not most and len(settings) <= 24:
+            return [_view(study, None, [])]
     return [_view(study, p, None) for p in paths[:4]]
 
 
@@ -131,14 +134,42 @@ def ordered(study: Study) -> bool:
     return len(found) == 1 and found[0].numeric and len(found[0].names) == 1
 
 
-def chosen_settings(study: Study, limit: int) -> list[int]:
-    """At most `limit` settings to draw: evenly spaced in the order of declaration, the best among them."""
-    everything = [s.index for s in study.settings]
-    if len(everything) <= limit:
-        return everything
-    picked = [everything[round(i * (len(everything) - 1) / (limit - 1))] for i in range(limit)]
-    best = study.best()
+def chosen_settings(study: Study, limit: int, among: Sequence[int] | None = None) -> list[int]:
+    """At most `limit` settings to draw: those alike in what is not to be compared, the best setting among them.
+
+    Parameters are held at the best setting's value, one after the other, until few enough are left that have it or
+    lack the parameter. What is still too many is thinned out evenly, in the order of declaration.
+    """
+    left = [s.index for s in study.settings if among is None or s.index in among]
+    if len(left) <= limit:
+        return left
+    best = study.best() if study.best() in left else None
+    by_index = {s.index: s.config for s in study.settings}
+    kept = by_index[left[0] if best is None else best]
+    open_paths = dict.fromkeys(p for p in kept if len(_values(study, p)) > 1)
+    while len(left) > limit and open_paths:
+        alike = {p: [s for s in left if by_index[s].get(p, kept[p]) == kept[p]] for p in open_paths}
+        fits = [p for p in alike if 1 < len(alike[p]) <= limit]
+        path = max(fits, key=lambda p: len(alike[p])) if fits else min(alike, key=lambda p: len(alike[p]))
+        if len(alike[path]) < min(limit, 3):
+            break  # it would leave nothing to compare
+        left = alike[path]
+        del open_paths[path]
+    if len(left) <= limit:
+        return left
+    picked = [left[round(i * (len(left) - 1) / (limit - 1))] for i in range(limit)]
     if best is not None and best not in picked:
         nearest = min(range(1, limit - 1), key=lambda i: abs(picked[i] - best)) if limit > 2 else 0
         picked[nearest] = best
     return sorted(picked)
+
+
+def held(study: Study, settings: Sequence[int]) -> dict[str, Any]:
+    """The parameters, by their short names, that vary in the study but not among these settings."""
+    configs = [study.settings[s].config for s in settings]
+    names = {p: name for s in settings for p, name in study.settings[s].names.items()}
+    return {
+        names[p]: configs[0][p]
+        for p in names
+        if len(_values(study, p)) > 1 and all(p in c and c[p] == configs[0].get(p) for c in configs)
+    }

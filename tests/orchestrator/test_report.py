@@ -305,6 +305,16 @@ def test_of_many_settings_some_are_drawn_the_best_among_them(store):
     assert "8 of 31 settings are drawn" in captions["fit-1-history"]
 
 
+def test_of_many_settings_those_are_drawn_that_differ_in_little(store):
+    rhos = [i / 60 for i in range(6)]
+    study = toy_study(store, train=Fit(rho=grid(*rhos), width=grid(16, 32)), seeds=[0], probes=[], pairs=[], groups=[])
+    chosen = chosen_settings(study, 8)
+    best = study.settings[study.best()].config["train.width"]
+    assert [study.settings[s].config for s in chosen] == [{"train.rho": r, "train.width": best} for r in rhos]
+    captions = {p.name: p.caption for p in pictures(study)}
+    assert f"6 of 12 settings are drawn, with width={best}, the best by mean among them." in captions["fit-1-history"]
+
+
 # The terminal
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...study import DONE, Column, Study
 from .. import style, words
-from ..views import chosen_settings, name_of, ordered, views
+from ..views import chosen_settings, held, name_of, ordered, views
 from .canvas import MAX_CELLS, MAX_PANELS, Picture, legend, panels, png, said, shape, slug, spread, titled
 from .lines import Arrays, dash_keys, draw_line, load
 
@@ -26,9 +26,13 @@ def curve_picture(study: Study, column: Column, curve: Any, index: int) -> Pictu
 
 
 def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture | None:
-    chosen = chosen_settings(study, style.MAX_SERIES)
-    data = load(study, column, curve, set(chosen))
-    data_settings = [s for s in chosen if any(d.cell[0] == s for d in data)]
+    candidates = [s.index for s in study.settings]
+    data_settings: list[int] = []
+    while candidates and not data_settings:  # not every setting need have left such arrays
+        chosen = chosen_settings(study, style.MAX_SERIES, candidates)
+        data = load(study, column, curve, set(chosen))
+        data_settings = [s for s in chosen if any(d.cell[0] == s for d in data)]
+        candidates = [s for s in candidates if s not in chosen]
     if not data_settings:
         return None
     many = max(y.shape[0] for d in data for y in d.y.values()) > 1
@@ -55,7 +59,6 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
             if len(study.settings) > 1:
                 ax.set_title(style.wrapped(name_of(study, setting), int(84 / columns_)), loc="left", fontsize=8)
         used = len(spots)
-        n_shown = len(data_settings)
     else:
         rows, columns_ = shape(len(groups), 3)
         fig, axes = panels(rows, columns_, height=3.0 if len(groups) == 1 else 2.5, share=len(groups) > 1)
@@ -75,7 +78,6 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
             if len(groups) > 1:
                 ax.set_title(said(names[0]), loc="left", fontsize=8)
         used = len(groups)
-        n_shown = len(data_settings)
     for ax in axes[used:]:
         ax.remove()
     _dress(fig, axes[:used], curve, columns_)
@@ -86,7 +88,7 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
     if len(labels) > 1:
         lines = len(labels) if each else len(labels) // len(groups[0])
         legend(fig, handles, labels, lines if many and 2 <= lines <= 5 else 4)
-    caption = _curve_caption(study, column, curve, data, bands, many, n_shown)
+    caption = _curve_caption(study, column, curve, data, bands, many, data_settings)
     name = f"{slug(column.name)}-{index + 1}-{slug(curve['file'])}"
     title = titled(study, column, curve)
     return Picture(name, title, caption, column.kind, column.name, png(fig, title))
@@ -148,7 +150,7 @@ def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Pi
 
 
 def _curve_caption(
-    study: Study, column: Column, curve: Any, data: Sequence[Arrays], bands: bool, many: bool, shown: int
+    study: Study, column: Column, curve: Any, data: Sequence[Arrays], bands: bool, many: bool, shown: Sequence[int]
 ) -> str:
     per = [sum(d.cell[0] == s for d in data) for s in {d.cell[0] for d in data}]
     seeds = words.count(max(per), "seed")
@@ -162,9 +164,11 @@ def _curve_caption(
         text = f"Thick lines: means over the seeds of a setting (up to {seeds}); thin lines: single seeds."
     if many and not curve.get("each"):
         text += " Numbers in the legend count the curves of one quantity in the order in which the task saved them."
-    if shown < len(study.settings):
-        text += f" {shown} of {len(study.settings)} settings are drawn, evenly spaced in order of declaration"
-        text += ", the best by mean included." if study.best() is not None and not many else "."
+    if len(shown) < len(study.settings):
+        text += f" {len(shown)} of {len(study.settings)} settings are drawn"
+        if same := held(study, shown):
+            text += ", with " + words.listed([f"{name}={value}" for name, value in same.items()])
+        text += ", the best by mean among them." if study.best() in shown else "."
     return text + _gone(study, column)
 
 
