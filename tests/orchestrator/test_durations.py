@@ -192,6 +192,24 @@ def test_a_training_is_scaled_by_what_it_did(store: Store) -> None:
     assert [(e.mean, e.early) for e in of_kind(found, "Fit")] == [(60.0, False), (66.0, False)]
 
 
+def test_the_first_training_of_a_process_is_not_scaled_where_another_tells(store: Store) -> None:
+    """It waited for torch to be imported and the device to start, which no training of 200 epochs does 200 times."""
+    started = iter(range(100))
+
+    def about(node: Node) -> dict[str, Any]:
+        return {"worker": "host:1", "started": float(next(started)), "run": "runs/toy/1"}
+
+    def burdened(node: Node) -> float:
+        return 8.0 if node.label == "Fit · width=16, rho=0.1 · seed 0" else 2.0
+
+    sweep = toy_sweep(train=Fit(width=grid(16, 32), rho=grid(0.1, 0.2), epochs=1), seeds=[0], probes=[], pairs=[])
+    leave(sweep, store, burdened, about=about)
+    _, found = told(sweep.override({"train.epochs": 200}), store)
+    assert [(e.seconds, e.measured) for e in of_kind(found, "Fit")] == [((400.0,), 1), ((400.0, 400.0), 2)]
+    _, found = told(sweep.override({"train.epochs": 200, "train.rho": 0.1, "train.width": 16}), store)
+    assert of_kind(found, "Fit")[0].seconds == (400.0,)  # of equal work, though another setting
+
+
 def test_a_resumed_training_tells_nothing(store: Store) -> None:
     leave(toy_sweep(train=Fit(), seeds=[0]), store, lambda node: 30.0, about=lambda node: {"resumed": True})
     assert told(toy_sweep(train=Fit()), store)[1].known() == []
@@ -262,7 +280,9 @@ def test_a_probe_that_takes_its_length_from_the_training_is_scaled_with_it(store
     leave(sweep(2, None), store, lambda node: 9.0)
     expected = {(200, None): 900.0, (200, 10): 45.0, (2, None): 9.0, (2, 4): 18.0}
     for (train, probe), seconds in expected.items():
-        assert of_kind(told(sweep(train, probe), store)[1], "Retrain")[0].mean == pytest.approx(seconds)
+        (estimate,) = of_kind(told(sweep(train, probe), store)[1], "Retrain")
+        assert estimate.mean == pytest.approx(seconds)
+        assert estimate.elsewhere == (probe is not None)  # else the length of the training is in the amount
 
 
 def test_trainings_that_are_gone_leave_their_probes_without_a_size(store: Store) -> None:
