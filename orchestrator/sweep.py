@@ -374,8 +374,8 @@ def _replaced(spec: Any, rest: list[str], value: Any, path: str, sweep: Sweep | 
     """`spec` with the part at the remaining path replaced; Specs are rebuilt, so they check the value."""
     if not rest:
         return value
-    if isinstance(spec, Mapping) and is_space(spec):  # a grid of Specs: in each that has the part
-        options = [o for o in spec["grid_search"] if rest[0] in parts(o)]
+    if isinstance(spec, Mapping) and is_space(spec):  # a grid of Specs: in each that has the path
+        options = [o for o in spec["grid_search"] if _has(o, rest)]
         if options:
             return {
                 "grid_search": [
@@ -388,6 +388,14 @@ def _replaced(spec: Any, rest: list[str], value: Any, path: str, sweep: Sweep | 
         hint = nearest(path, sweep.paths()) if sweep else nearest(rest[0], known)
         raise InvalidValue(f"There is no {path!r} in this sweep{hint}.")
     return with_parts(spec, {rest[0]: _replaced(known[rest[0]], rest[1:], value, path, sweep)})
+
+
+def _has(spec: Any, rest: list[str]) -> bool:
+    """Whether the path leads somewhere, in one of the options where there is a grid."""
+    if isinstance(spec, Mapping) and is_space(spec):
+        return not rest or any(_has(option, rest) for option in spec["grid_search"])
+    known = parts(spec)
+    return not rest or (rest[0] in known and _has(known[rest[0]], rest[1:]))
 
 
 def _replaced_probe(probes: Sequence[Task], head: str, rest: list[str], value: Any, sweep: Sweep) -> tuple[Task, ...]:

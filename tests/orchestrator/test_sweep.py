@@ -18,7 +18,7 @@ from orchestrator.sweep_file import load_sweep, parse_overrides
 from tasks.data import Digits
 from tasks.errors import InvalidValue
 from tasks.models import MLP
-from tasks.optimizers import SAM, SAME, SGD, AdamW
+from tasks.optimizers import EMA, SAM, SAME, SGD, AdamW
 from tasks.train import Train
 
 
@@ -294,6 +294,13 @@ def test_overrides_reach_every_depth() -> None:
 def test_an_override_of_a_field_that_only_some_options_have() -> None:
     new = sweep(**FULL).override({"train.optimizer.angle": 3})
     assert new.train.optimizer["grid_search"] == [Downhill(), Sideways(angle=3.0)]
+    # Options whose bases are of different kinds: the one of them that has the field.
+    options = [SGD(), EMA(SAM(rho=0.1)), SAM(base=AdamW()), EMA(grid(SGD(), SAM(rho=0.2)))]
+    declared = sweep(train=Train(Digits(), MLP(), grid(*options)))
+    changed = declared.override({"train.optimizer.base.rho": 0.3}).train.optimizer["grid_search"]
+    assert changed == [SGD(), EMA(SAM(rho=0.3)), SAM(base=AdamW()), EMA(grid(SGD(), SAM(rho=0.3)))]
+    with pytest.raises(InvalidValue, match=r"There is no 'train.optimizer.base.angle' in this sweep"):
+        declared.override({"train.optimizer.base.angle": 3})
 
 
 @pytest.mark.parametrize(
