@@ -59,8 +59,9 @@ def views(study: Study) -> list[View]:
         most = sum(len(cell) == 1 for cell in view.x) >= 0.75 * len(settings)
         if most and len(view.names) <= min(MAX_SERIES, len(settings) // 2):
             return [view, *([_view(study, None, [])] if len(settings) <= 12 else [])]
-        if not most and len(settings) <= 24:
-            return [_view(study, None, [])]
+        crossed = [p for p in paths if sizes[p] <= MAX_SERIES and _is_crossed(study, p)]
+        if len(numeric) < len(paths) and len(settings) // math.prod(sizes[p] for p in crossed[:1]) <= 24:
+            return [_by_category(study, crossed[:1])]
     return [_view(study, p, None) for p in paths[:4]]
 
 
@@ -76,13 +77,41 @@ def _view(study: Study, path: str | None, others: list[str] | None) -> View:
     names: list[str] = []
     series = {}
     for s in settings:
-        name = ", ".join(f"{s.names[p]}={_shown(s.config[p])}" for p in others or [] if p in s.config)
+        name = _said(s, others or [])
         if name not in names:
             names.append(name)
         series[s.index] = names.index(name)
     label = next((s.names[path] for s in settings if path in s.names), "") if path else ""
     ticks, joined = tuple(map(_shown, values)), numeric and others is not None
     return View(label, _by_cell(x), numeric, ticks, _by_cell(series), tuple(names), joined)
+
+
+def _by_category(study: Study, lines: list[str]) -> View:
+    """A category for all settings that are alike but for the parameters `lines`, which make the lines."""
+    settings = study.settings
+
+    def rest(s: Any) -> str:
+        told = {p: v for p, v in s.config.items() if p not in lines and len(_values(study, p)) > 1}
+        return ", ".join(v if isinstance(v, str) else f"{s.names[p]}={_shown(v)}" for p, v in told.items()) or s.label
+
+    ticks = list(dict.fromkeys(rest(s) for s in settings))
+    names = list(dict.fromkeys(_said(s, lines) for s in settings))
+    x = {s.index: float(ticks.index(rest(s))) for s in settings}
+    series = {s.index: names.index(_said(s, lines)) for s in settings}
+    return View("", _by_cell(x), False, tuple(ticks), _by_cell(series), tuple(names), False)
+
+
+def _said(setting: Any, paths: Sequence[str]) -> str:
+    return ", ".join(f"{setting.names[p]}={_shown(setting.config[p])}" for p in paths if p in setting.config)
+
+
+def _is_crossed(study: Study, path: str) -> bool:
+    """Whether every combination of the other parameters comes with every value of this one."""
+    found: dict[tuple[Any, ...], set[Any]] = {}
+    for s in study.settings:
+        others = tuple(sorted((p, str(v)) for p, v in s.config.items() if p != path))
+        found.setdefault(others, set()).add(s.config.get(path))
+    return len({frozenset(values) for values in found.values()}) == 1
 
 
 def _by_cell(by_setting: dict[int, T]) -> dict[tuple[int, ...], T]:
@@ -150,7 +179,12 @@ def chosen_settings(study: Study, limit: int, among: Sequence[int] | None = None
     while len(left) > limit and open_paths:
         alike = {p: [s for s in left if by_index[s].get(p, kept[p]) == kept[p]] for p in open_paths}
         fits = [p for p in alike if 1 < len(alike[p]) <= limit]
-        path = max(fits, key=lambda p: len(alike[p])) if fits else min(alike, key=lambda p: len(alike[p]))
+        # A number is held rather than a kind, which is what is to be compared.
+        path = (
+            max(fits, key=lambda p: (len(alike[p]), not isinstance(kept[p], str)))
+            if fits
+            else min(alike, key=lambda p: len(alike[p]))
+        )
         if len(alike[path]) < min(limit, 3):
             break  # it would leave nothing to compare
         left = alike[path]
