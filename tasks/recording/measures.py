@@ -43,32 +43,57 @@ def _along(g: list[Tensor], rho: float) -> list[Tensor]:
 def moments(w: list[Tensor], g: list[Tensor], g_plus: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over the coordinates in each group of r = g⁺/g, in one pass over them.
 
-    Float32 within a chunk (counts are exact), float64 beyond it.
+    Float32 within a chunk, where counts are exact; float64 beyond it.
 
     Returns:
         how many coordinates of each tensor are in groups 0 to 4: float64 of shape (tensors, 5);
         Σw, Σg, Σw² and Σg² over each group: float64 of shape (4, 5);
         Σg⁺² and Σg·g⁺ over all coordinates: float64 of shape (2,).
     """
-    size = CHUNK.get(g[0].device.type, CHUNK["cuda"])
-    size = min(size, max(t.numel() for t in g))
-    masks, values = (g[0].new_empty(rows, size) for rows in (5, 4))
-    spare = g[0].new_empty(2, size)
-    counts, sums, products = [], [], []
+    size = min(CHUNK.get(g[0].device.type, CHUNK["cuda"]), max(t.numel() for t in g))
+    kinds, values, spare = (g[0].new_empty(rows, size) for rows in (5, 4, 3))
+    kinds[0] = 1
+    counts, sums, products = [], [], []  # of each chunk
     for tensors in zip(w, g, g_plus, strict=True):
-        count: list[Tensor] = []
         for w_, g_, plus in zip(*(_flat(t, tensors[1]).split(size) for t in tensors), strict=True):
-            m, v = masks[:, : len(g_)], values[:, : len(g_)]
-            _one_hot(g_, plus, m, spare[:, : len(g_)])
+            n = len(g_)
+            k, v, s = (kinds, values, spare) if n == size else (kinds[:, :n], values[:, :n], spare[:, :n])
+            _tell(g_, plus, k, s)
             v[0].copy_(w_)
             v[1].copy_(g_)
             torch.mul(v[:2], v[:2], out=v[2:])
-            count.append(m.sum(1))
-            sums.append(v @ m.T)
+            counts.append(k.sum(1))
+            sums.append(v @ k.T)
             products.append(torch.stack([plus.dot(plus), plus.dot(g_)]))
-        counts.append(torch.stack(count).sum(0, dtype=torch.float64))
-    total = [torch.stack(s).sum(0, dtype=torch.float64) for s in (sums, products)]
-    return torch.stack(counts), total[0], total[1]
+    inside, total = _by_group(torch.stack(counts).double()), _by_group(torch.stack(sums).double())
+    total.mul_((inside > 0)[:, None])  # differences of roundings, where there is nothing
+    chunks = [-(-t.numel() // size) for t in g]
+    inside = torch.stack([part.sum(0) for part in inside.split(chunks)])
+    return inside, total.sum(0), torch.stack(products).sum(0, dtype=torch.float64)
+
+
+def _tell(g: Tensor, g_plus: Tensor, kinds: Tensor, spare: Tensor) -> None:
+    """Write ones to rows 1 to 4 of `kinds`, (5, n), where g = 0, r ≥ 1, r ≥ 0, r > −1, and zeros elsewhere.
+
+    The second and third rows take in where g = 0. As floats, since conversions between them and truth values take
+    longer than the rest; and no row for each group, which would take twice as many operations.
+    """
+    _, zero, grown, kept, above = kinds
+    sign, q, a = spare
+    torch.sign(g, out=sign)
+    torch.mul(g_plus, sign, out=q)
+    torch.mul(g, sign, out=a)
+    torch.eq(g, 0, out=zero)
+    torch.ge(q, a, out=grown)
+    torch.ge(q, 0, out=kept)
+    torch.gt(q.add_(a), 0, out=above)  # the sign of a sum is exact
+
+
+def _by_group(sums: Tensor) -> Tensor:
+    """Sums over groups 0 to 4 from those over all coordinates and over the rows of `_tell`, (…, 5)."""
+    everywhere, zero, grown, kept, above = sums.unbind(-1)
+    turned = above + zero - kept
+    return torch.stack([zero, grown - zero, kept - grown, everywhere - above - zero, turned], dim=-1)
 
 
 def _flat(t: Tensor, like: Tensor) -> Tensor:
@@ -76,28 +101,6 @@ def _flat(t: Tensor, like: Tensor) -> Tensor:
     if like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
         t = t.permute(0, 2, 3, 1)
     return t.reshape(-1)
-
-
-def _one_hot(g: Tensor, g_plus: Tensor, out: Tensor, spare: Tensor) -> None:
-    """Write to row k of `out`, (5, n), ones where the group of `ratio_groups` is k, and zeros elsewhere.
-
-    Done in floats, as conversions between them and truth values take longer than the rest.
-    """
-    zero, grown, shrunk, turned_grown, turned_shrunk = out
-    a, b = spare
-    torch.abs(g, out=a)
-    torch.abs(g_plus, out=b)
-    torch.lt(b, a, out=shrunk)
-    torch.sign(g, out=a)
-    torch.sign(g_plus, out=b)
-    b.mul_(a)
-    torch.lt(b, 0, out=turned_grown)
-    torch.mul(turned_grown, shrunk, out=turned_shrunk)
-    shrunk.sub_(turned_shrunk)  # |g⁺| < |g|, so g is not 0
-    turned_grown.sub_(turned_shrunk)
-    torch.eq(g, 0, out=zero)
-    torch.sub(1, zero, out=grown)
-    grown.sub_(shrunk).sub_(turned_grown).sub_(turned_shrunk)
 
 
 def clean_and_noisy(batch: Minibatch, found: Gradients, noisy: Tensor) -> dict[str, Tensor]:
