@@ -1,10 +1,6 @@
 """Time of a step: this loop against a DataLoader loop, SAM against SGD, its family against SAM, SAM against its peers.
 
-<<<<<<< HEAD
     python benchmarks/training.py [--model cnn|mlp|resnet] [--rows sgd,sam,asam] [--rounds N] [--clock cpu]
-=======
-    python benchmarks/training.py [--model cnn|mlp|resnet] [--examples N] [--repetitions N] [--record N]
->>>>>>> eae536a (Records: sums over groups in half the operations; benchmark of what a record costs)
 
 Same model, data, batch size and number of steps in each row; what is timed is training alone, without reading data,
 validation or files. All rows stand ready at once, and in each round every row takes a few steps, in another order each
@@ -19,11 +15,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-<<<<<<< HEAD
 from collections.abc import Callable, Iterator
-=======
-from functools import partial
->>>>>>> eae536a (Records: sums over groups in half the operations; benchmark of what a record costs)
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +30,6 @@ from tasks.data.dataset import Dataset, Source
 from tasks.evaluation import arithmetic
 from tasks.minibatch import Minibatch
 from tasks.models import MLP, ResNet18, SimpleCNN
-<<<<<<< HEAD
 from tasks.models.model import Model
 from tasks.optimizers import (
     ASAM,
@@ -58,9 +49,6 @@ from tasks.optimizers import (
     SGDAgree,
     SharpnessAware,
 )
-=======
-from tasks.optimizers import SAM, SGD
->>>>>>> eae536a (Records: sums over groups in half the operations; benchmark of what a record costs)
 from tasks.recording import Record
 from tasks.task import Artifact, Context, execute
 from tasks.train import Train
@@ -218,7 +206,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "tf32", "bf16"), default="float32", help="of all rows")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of this process only")
     parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
-    parser.add_argument("--record", type=int, metavar="N", help="also with a record every N steps")
     given = parser.parse_args()
     chosen = given.rows.split(",") if given.rows else [name for name in ROWS if name not in SLOW]
     if unknown := set(chosen) - set(ROWS):
@@ -226,7 +213,6 @@ def main() -> None:
     if given.model == "resnet":  # whose BatchNorm gives no example a gradient of its own
         chosen = [name for name in chosen if name not in NO_BATCHNORM]
     clock = time.perf_counter if given.clock == "wall" else time.process_time
-<<<<<<< HEAD
     spec = Noise(validation_size=HELD_OUT, examples=given.steps * given.batch)
     base = Train(
         dataset=spec,
@@ -270,50 +256,6 @@ def main() -> None:
         if peer in chosen:
             way = apart(*(ROWS[name].fields["optimizer"] for name in (mine, peer)))  # type: ignore[index]
             print(f"  {ROWS[peer].words} goes where ours does: {way:.1e} of the way apart after three steps")
-=======
-    model = {"cnn": SimpleCNN(), "mlp": MLP(widths=(256, 256)), "resnet": ResNet18()}[given.model]
-    spec = Noise(validation_size=BATCH, examples=given.examples)
-    sgd = Train(dataset=spec, model=model, optimizer=SGD(**SGD_FIELDS), epochs=given.epochs + 1, batch_size=BATCH)
-    sam = dataclasses.replace(sgd, optimizer=SAM(**SGD_FIELDS, rho=0.05))
-    recorded = {}
-    if given.record:
-        record = Record(every=given.record)
-        recorded = {
-            f"{name}, recorded": dataclasses.replace(t, record=record) for name, t in (("sgd", sgd), ("sam", sam))
-        }
-
-    steps = given.epochs * (given.examples // BATCH)
-    times: dict[str, list[float]] = {"plain": [], "sgd": [], "sam": [], **{name: [] for name in recorded}}
-    with tempfile.TemporaryDirectory() as folder:
-        data = execute(spec, folder=Path(folder) / "data")
-        for repetition in range(given.repetitions):
-            runs = [
-                ("plain", lambda: plain(sgd, data, given.workers)),
-                ("sgd", lambda: ours(sgd, data)),
-                ("sam", lambda: ours(sam, data)),
-                *((name, partial(ours, task, data)) for name, task in recorded.items()),
-            ]
-            for name, run in runs if repetition % 2 else reversed(runs):
-                times[name].append(run())
-
-    where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
-    print(f"{given.model}, batch {BATCH}, {steps} steps, {given.repetitions} repetitions, {given.clock} clock")
-    print(f"{where}, torch {torch.__version__}")
-    for name, words in (("plain", "DataLoader loop, SGD"), ("sgd", "this loop, SGD"), ("sam", "this loop, SAM")):
-        print(f"  {words:22} {statistics.median(times[name]) / steps * 1000:9.2f} ms a step (median)")
-    for words, above, below, target in (
-        ("DataLoader / this loop", "plain", "sgd", "≥ 1"),
-        ("SAM / SGD", "sam", "sgd", "≤ 2.1"),
-    ):
-        ratios = [a / b for a, b in zip(times[above], times[below], strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"  {words:22} {statistics.median(ratios):9.2f} ({spread}; target {target})")
-    for name in recorded:
-        own = name.partition(",")[0]
-        costs = [100 * (a / b - 1) * given.record / 50 for a, b in zip(times[name], times[own], strict=True)]
-        spread = f"{min(costs):.1f} to {max(costs):.1f}"
-        print(f"  a record every 50 steps of {own}: {statistics.median(costs):.1f} % ({spread}; target < 5)")
->>>>>>> eae536a (Records: sums over groups in half the operations; benchmark of what a record costs)
 
 
 if __name__ == "__main__":
