@@ -34,27 +34,28 @@ def _curve(title: str, ylabel: str, *y: str, dashed: tuple[str, ...] = (), log_y
 
 CURVES = (
     _curve(
-        "Coordinates by r = g⁺/g: r ≥ 1 (group 1), 0 ≤ r < 1 (group 2), r < 0, g = 0",
+        "Coordinates with r = g⁺/g ≥ 1 (group 1) and with 0 ≤ r < 1 (group 2)",
         "share of coordinates",
-        *("share_group_1", "share_group_2", "share_negative", "share_zero"),
+        *("share_group_1", "share_group_2"),
     ),
-    _curve("g⁺ beside g: ‖g⁺‖/‖g‖, and the cosine between them", "ratio, cosine", "norm_ratio", "cosine"),
     _curve(
-        "Ill-conditioning: ½η²gᵀHg / (ηgᵀg); above 1 a step along −g would raise the loss",
-        "½η²gᵀHg / (ηgᵀg)",
-        "ill_conditioning",
+        "Coordinates with r = g⁺/g < 0 (groups 3 and 4) and with g = 0",
+        "share of coordinates",
+        *("share_negative", "share_zero"),
     ),
+    _curve("Norm of g⁺ over that of g", "‖g⁺‖/‖g‖", "norm_ratio"),
+    _curve("Cosine between g⁺ and g", "cosine", "cosine"),
+    _curve("Ill-conditioning: above 1, a step −ηg would raise the loss", "½η²gᵀHg / ηgᵀg", "ill_conditioning"),
     _curve("Sharpness along the gradient: L(w + ρ g/‖g‖) − L(w)", "rise of the loss", "sharpness", log_y=True),
-    _curve("Norm of the gradient", "‖g‖", "gradient_norm", log_y=True),
     _curve("Norm of the weights", "‖w‖", "weight_norm"),
     _curve(
-        "Loss on examples with a wrong label, and on the others (dashed)",
+        "Loss on examples with wrong labels, and on the others (dashed)",
         "cross-entropy",
         *("noisy_loss", "clean_loss"),
         dashed=("clean_loss",),
     ),
     _curve(
-        "Norm of the gradient of examples with a wrong label, and of the others (dashed)",
+        "Gradients of examples with wrong labels, and of the others (dashed)",
         "norm of the mean gradient",
         *("noisy_gradient_norm", "clean_gradient_norm"),
         dashed=("clean_gradient_norm",),

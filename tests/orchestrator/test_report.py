@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from builders import COMMAND, carry_out, grid, toy_study, toy_sweep
 from rich.console import Console
-from toys import Brittle, Curvature, Downhill, Fit, Sideways, Threshold
+from toys import Brittle, Choosy, Curvature, Downhill, Fit, Sideways, Threshold
 
 from orchestrator.plan import make_plan
 from orchestrator.report import terminal_table, words, write_report
@@ -229,6 +229,13 @@ def test_damaged_or_missing_arrays_spoil_no_report(store):
     with study.file(second.key, "slices.npz") as path:
         path.write_bytes(b"not a zip")
     assert "curvature-2-slices" in {p.name for p in pictures(study)}
+
+
+@pytest.mark.parametrize("below", [0, 1])
+def test_a_curve_that_a_task_has_not_written_is_no_damage(store, below):
+    study = toy_study(store, train=Fit(), probes=[Choosy(below=below)], pairs=[], groups=[])
+    assert ("choosy-1-more" in {p.name for p in pictures(study)}) == (below > 0)
+    assert not study.damaged
 
 
 def test_pictures_are_named_after_their_columns(rendered):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from builders import COMMAND, carry_out, grid, toy_study, toy_sweep
-from toys import Brittle, Curvature, Downhill, Fit, Line, Sideways, Threshold
+from toys import Brittle, Choosy, Curvature, Downhill, Fit, Line, Sideways, Threshold
 
 from orchestrator import study as study_module
 from orchestrator import tables
@@ -98,6 +98,15 @@ def test_a_headline_metric_that_no_task_measured_is_not_dropped(store):
     missing = {r["metric"]: r["missing"] for r in tables.summary(study).to_pylist()}
     assert missing["Fit.val_accuracy"] == "2 diverged"
     assert missing["Curvature.lambda_max"] == "2 skipped (Fit diverged)"
+
+
+@pytest.mark.parametrize("below", [0, 1])
+def test_a_metric_that_no_task_measured_has_no_column_unless_it_is_a_headline(store, below):
+    study = toy_study(store, train=Fit(), probes=[Choosy(below=below)], pairs=[], groups=[])
+    for table in ("trials", "summary"):
+        found = tables.all_tables(study)[table]
+        names = found.column_names if table == "trials" else found.column("metric").to_pylist()
+        assert "Choosy.always" in names and ("Choosy.sometimes" in names) == (below > 0)
 
 
 def test_pairs_and_their_jackknife(store):

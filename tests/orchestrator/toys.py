@@ -118,6 +118,23 @@ class Brittle(Probe):
 
 
 @dataclass(frozen=True)
+class Choosy(Probe):
+    """A probe that measures and writes something more on the seeds below `below`."""
+
+    below: int = 0
+
+    metrics: ClassVar[Mapping[str, str]] = {"always": "what it always measures", "sometimes": "what it may measure"}
+    headline: ClassVar[tuple[str, ...]] = ("always",)
+    curves: ClassVar[tuple[Curve, ...]] = (Curve("more", "x", ("y",), "More", "x", "y"),)
+
+    def run(self, ctx: Context, trained: Artifact) -> Any:
+        chosen = trained.seeds["init"] < self.below
+        if chosen:
+            ctx.save_arrays("more", x=np.arange(3), y=np.arange(3))
+        return {"always": 1.0, "sometimes": 2.0 if chosen else None}
+
+
+@dataclass(frozen=True)
 class Line(PairProbe):
     """A toy interpolation."""
 
