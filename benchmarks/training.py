@@ -103,13 +103,16 @@ ROWS = {
     "1jsam": Row("J-SAM, m=1", {"optimizer": JSAM(**FIELDS, m=1)}, {"sgd": 4.0}),
     "1logit": Row("logit-SAM, m=1", {"optimizer": LogitSAM(**FIELDS, m=1)}, {"sgd": 4.0}),
     "record": Row("SGD, Record(every=50)", {"record": Record(every=50)}, {"sgd": 1.05}, period=50),
+    "samrecord": Row(
+        "SAM, Record(every=50)", {"optimizer": SAM(**FIELDS), "record": Record(every=50)}, {"sam": 1.05}, period=50
+    ),
     "compiled": Row("SGD, compiled", {"compile": True}, {"sgd": 1.0}),
     "graphs": Row("SGD, CUDA graphs", {"compile": "reduce-overhead"}, {"sgd": 1.0, "compiled": 1.0}),
     "samgraphs": Row(
         "SAM, CUDA graphs", {"compile": "reduce-overhead", "optimizer": SAM(**FIELDS)}, {"sam": 1.0, "graphs": 2.05}
     ),
 }
-SLOW = ("record", "compiled", "graphs", "samgraphs")  # many steps, or a compiler: only where asked for
+SLOW = ("record", "samrecord", "compiled", "graphs", "samgraphs")  # many steps, or a compiler: only where asked for
 NO_BATCHNORM = ("1sam", "1jsam", "1logit")
 
 

@@ -24,9 +24,7 @@ from .blocks import blocks
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GROUPS", "agreeing", "group_counts", "ratio_groups", "scale_groups"]
-
-GROUPS = (0, 1, 2, 3, 4)
+__all__ = ["agreeing", "ratio_groups", "scale_groups"]
 
 
 def ratio_groups(g: Sequence[Tensor], g_plus: Sequence[Tensor]) -> list[Tensor]:
@@ -40,16 +38,6 @@ def ratio_groups(g: Sequence[Tensor], g_plus: Sequence[Tensor]) -> list[Tensor]:
         group = torch.add(smaller.to(torch.uint8), turned.to(torch.uint8), alpha=2).add_(1)
         found.append(group.mul_(a != 0))
     return found
-
-
-def group_counts(groups: Sequence[Tensor]) -> Tensor:
-    """How many coordinates of each tensor are in groups 0, 1, 2, 3, 4: int64 of shape (tensors, 5).
-
-    The shares in a tensor are its row over its sum, those in the whole network the sum over the rows over the total.
-    """
-    import torch
-
-    return torch.stack([torch.stack([(tensor == k).sum() for k in GROUPS]) for tensor in groups])
 
 
 def scale_groups(g: list[Tensor], g_plus: list[Tensor], factors: Mapping[int, float]) -> list[Tensor]:

@@ -153,7 +153,7 @@ class Recorder:
             batch = copy.copy(found.batch)  # whose passes leave no traces in the step's own
             progress = self._progress
             row: dict[str, Any] = {"step": progress.step, "epoch": progress.step / progress.per_epoch}
-            row["loss"] = found.loss
+            row["loss"] = found.loss.clone()  # the memory of a CUDA graph is taken back
             if found.g_plus is None:
                 loss_plus, g_plus = measures.beside(batch, found.parameters, found.g, self.spec.rho)
                 row["sharpness"] = loss_plus - found.loss
@@ -161,7 +161,7 @@ class Recorder:
                 assert found.loss_plus is not None
                 loss_plus, g_plus = found.loss_plus, found.g_plus
                 row["sharpness"] = measures.rise(batch, found.parameters, found.g, self.spec.rho) - found.loss
-            row["loss_plus"] = loss_plus
+            row["loss_plus"] = loss_plus.clone()
             counts, row["sums"], row["products"] = measures.moments(
                 [p.detach() for p in found.parameters], found.g, g_plus
             )
