@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from noise import Noise
 from peers import PeerASAM, PeerSAM
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tasks import train as training
-from tasks.data.dataset import Dataset, Source
 from tasks.evaluation import arithmetic
 from tasks.minibatch import Minibatch
 from tasks.models import MLP, ResNet18, SimpleCNN
@@ -56,7 +56,6 @@ from tasks.train import Train
 MODELS: dict[str, Model] = {"cnn": SimpleCNN(), "mlp": MLP(widths=(256, 256)), "resnet": ResNet18()}
 FIELDS: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 WARM_UP = 2  # rounds
-HELD_OUT = 8  # examples for validation and test each: there must be some
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -114,19 +113,6 @@ ROWS = {
 }
 SLOW = ("record", "samrecord", "compiled", "graphs", "samgraphs")  # many steps, or a compiler: only where asked for
 NO_BATCHNORM = ("1sam", "1jsam", "1logit")
-
-
-@dataclasses.dataclass(frozen=True)
-class Noise(Dataset):
-    """Random images and labels in CIFAR-10's format: what they show does not matter to the clock."""
-
-    examples: int = 640
-
-    def read(self) -> Source:
-        rng = np.random.default_rng(0)
-        n = self.examples + HELD_OUT
-        x, y = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), rng.integers(0, 10, n)
-        return Source(x, y, x[:HELD_OUT], y[:HELD_OUT])
 
 
 def ours(task: Train, data: Artifact) -> Iterator[None]:
@@ -216,7 +202,7 @@ def main() -> None:
     if given.model == "resnet":  # whose BatchNorm gives no example a gradient of its own
         chosen = [name for name in chosen if name not in NO_BATCHNORM]
     clock = time.perf_counter if given.clock == "wall" else time.process_time
-    spec = Noise(validation_size=HELD_OUT, examples=given.steps * given.batch)
+    spec = Noise(examples=given.steps * given.batch)
     base = Train(
         dataset=spec,
         model=MODELS[given.model],
