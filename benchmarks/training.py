@@ -26,6 +26,7 @@ from peers import PeerASAM, PeerSAM
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from orchestrator.process import allocator
 from tasks import train as training
 from tasks.evaluation import arithmetic
 from tasks.minibatch import Minibatch
@@ -213,6 +214,7 @@ def main() -> None:
     )
 
     times: dict[str, list[float]] = {name: [] for name in chosen}
+    allocator()  # as workers do
     training.evaluate = lambda *a, **k: (0.0, 0.0)  # validation is not timed
     with tempfile.TemporaryDirectory() as folder, arithmetic(given.precision, deterministic=True):
         data = execute(spec, folder=Path(folder) / "data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -162,3 +163,41 @@ def test_what_a_dead_process_has_printed_goes_to_the_store_it_worked_for(s3: S3S
     assert not other.names("runs")
     salvage(mine)
     assert mine.read("runs/toy/r/logs/k.txt") == b"last words\n"
+
+
+MEMORY = """
+import ctypes, resource
+from orchestrator.process import forget
+from tasks.task import Task
+
+libc, size = ctypes.CDLL(None), ctypes.c_size_t(64 << 20)
+libc.malloc.restype = ctypes.c_void_p
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        block = ctypes.c_void_p(libc.malloc(size))
+        libc.memset(block, 1, size)
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+
+left_alone = faults()
+forget(Task(), {}, "0")
+faults()
+kept, held = faults(), resident()
+forget(Task(), {}, "1")
+print(left_alone, kept, held - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_memory_that_a_task_frees_is_kept_for_it_and_given_back_after_it() -> None:
+    """Pages that the system had to hand out for five blocks, one after the other; resident MiB given back."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], check=True, capture_output=True, text=True)
+    left_alone, kept, given_back = map(int, done.stdout.split())
+    assert left_alone > 100  # where pages are of 2 MiB, 32 for each block
+    assert kept < 20
+    assert given_back > 50
