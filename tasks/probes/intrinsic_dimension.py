@@ -37,7 +37,9 @@ class IntrinsicDimension(Probe):
     (which would pull towards w = 0, out of the subspace).
     The optimizer works on z/s with s = √(D/d): then s² P Pᵀ, whose mean over P is the identity,
     stands before a gradient step of plain descent, and a sign-like step (Adam) has its usual length in
-    weights, so the trial's step size means the same for every d. SAM's ρ keeps its length in weights.
+    weights, so the trial's step size means the same for every d. SAM's ρ keeps its length in weights;
+    what members of its family do to single coordinates (ASAM's sizes, ClampSAM's τ, the groups of r) they do to
+    those of z/s. Trainings with m=1 are refused: each example would need weights of its own.
     For each of `lr_factors` × the trial's step size the network is trained; the best validation
     accuracy counts.
 

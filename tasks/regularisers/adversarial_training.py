@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from ..batchnorm import frozen_statistics
 from ..errors import InvalidValue
 from ..spec import AtLeast, AtMost
+from .mixup import Mixup
 from .regulariser import Regulariser, refuse_taken_apart
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ class AdversarialTraining(Regulariser):
 
     def check(self, train: Train) -> None:
         refuse_taken_apart(train, "AdversarialTraining")
-        names = [type(r).__name__ for r in train.regularisers]
-        if "Mixup" in names[names.index("AdversarialTraining") :]:
+        if any(isinstance(r, Mixup) for r in train.regularisers[train.regularisers.index(self) :]):
             raise InvalidValue(
                 "Train: regularisers has Mixup after AdversarialTraining, whose attacked examples would keep to one "
                 "image while their targets get mixed: put Mixup first."
