@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from functools import partial
 
@@ -11,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tasks.data import Digits
+from tasks.data import Augment, Digits
 from tasks.errors import InvalidValue
 from tasks.minibatch import Minibatch
-from tasks.models import MLP, Model
+from tasks.models import MLP, Model, dropout
 from tasks.models.dropout import seed_dropout
 from tasks.optimizers import EMA, JSAM, LBFGS, SAM, SGD, AdamW, LogitSAM
 from tasks.regularisers import (
@@ -203,6 +204,34 @@ def test_all_at_once(train):
         shown.append(torch.cat(seen))
         seen.clear()
     assert torch.equal(*shown)
+
+
+def test_each_step_has_its_own_masks_and_each_epoch_its_own_noise_and_crops(train, monkeypatch):
+    """Three steps an epoch, two epochs; SAM's second pass has the masks of the first."""
+    masks, crops, noises = [], [], []
+    seed, draw, on_batch = dropout.seed_dropout, Augment.draw, InputNoise.on_batch
+
+    def seeded(network, number, part=0):
+        masks.append(number)
+        seed(network, number, part)
+
+    def drawn(self, count, generator):
+        crops.append(draw(self, count, generator))
+        return crops[-1]
+
+    def noisy(self, batch, generator):
+        before = batch.x
+        on_batch(self, batch, generator)
+        noises.append(batch.x - before)
+
+    monkeypatch.setattr(dropout, "seed_dropout", seeded)
+    monkeypatch.setattr(Augment, "draw", drawn)
+    monkeypatch.setattr(InputNoise, "on_batch", noisy)
+    small = {"model": MLP(widths=(16,), dropout=0.5), "optimizer": SAM(lr=0.1), "batch_size": 60}
+    train(with_(**small, regularisers=(InputNoise(0.1),), augment=Augment(padding=1)))
+    assert masks[::2] == masks[1::2] and len(set(masks)) == len(noises) == 6
+    assert len(crops) == 2 and not torch.equal(*crops)
+    assert all(not torch.allclose(a, b, atol=0.05) for a, b in itertools.combinations(noises, 2))
 
 
 def test_zeros_of_the_proximal_step(train):
