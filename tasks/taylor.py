@@ -235,47 +235,56 @@ def _max_pool(taylor: _Taylor, func: Any, x: Any, *rest: Any, **options: Any) ->
     return taylor.carry(y, first, second)
 
 
-def _normalise(taylor: _Taylor, x: Tensor, dims: list[int], eps: float) -> Tensor:
-    """(x − mean) / √(variance + eps) over `dims`, biased variance."""
+def _normalise(
+    taylor: _Taylor, x: Tensor, dims: list[int], eps: float, weight: Any, bias: Any, shape: list[int]
+) -> Tensor:
+    """y · weight + bias with y = (x − mean) · s, s = (variance + eps)^(−1/2), mean and biased variance over `dims`.
+
+    With m₁ and m₂ the means of x′ and x″, q the variance of x′, a = mean(y x′), b = mean(y x″):
+    y′ = s (x′ − m₁) − s a y and y″ = s (x″ − m₂) − 2 s² a (x′ − m₁) + (3 s² a² − s² q − s b) y.
+
+    Args:
+        weight, bias: tensors or None, to be viewed in `shape`.
+    """
     x1, x2 = taylor.of(x)
-    c = x - x.mean(dims, keepdim=True)
-    scale = (c.square().mean(dims, keepdim=True) + eps).rsqrt_()
-    y = c * scale
-    if x1 is None:
-        return y
-    c1 = x1 - x1.mean(dims, keepdim=True)
-    half = (c * c1).mean(dims, keepdim=True)  # v′/2 with v the variance; scale = (v + eps)^(−1/2)
-    cube = scale.pow(3)
-    scale1 = -half * cube
-    first = torch.addcmul(c1 * scale, c, scale1)
-    square = c1.square().mean(dims, keepdim=True)
-    if x2 is not None:
-        c2 = x2 - x2.mean(dims, keepdim=True)
-        square += (c * c2).mean(dims, keepdim=True)
-    scale2 = 3 * half.square() * scale.pow(5) - square * cube
-    second = (c1 * (2 * scale1)).addcmul_(c, scale2)
-    if x2 is not None:
-        second.addcmul_(c2, scale)
-    return taylor.carry(y, first, second)
-
-
-def _affine(taylor: _Taylor, y: Tensor, weight: Any, bias: Any, shape: list[int]) -> Tensor:
-    """y · weight + bias, where these are vectors over one dimension, or None."""
-    y1, y2 = taylor.of(y)
     (w1, w2), (b1, b2) = taylor.of(weight), taylor.of(bias)
-    w = 1 if weight is None else weight.view(shape)
-    first: Derivative = None if y1 is None else y1 * w
-    second: Derivative = None if y2 is None else y2 * w
+    if w2 is not None or b2 is not None:
+        return NotImplemented
+    w, shift, w1, b1 = (None if t is None else t.view(shape) for t in (weight, bias, w1, b1))
+    y = x - x.mean(dims, keepdim=True)
+    s = (y.square().mean(dims, keepdim=True) + eps).rsqrt_()
+    y.mul_(s)
+    out = y * (1 if w is None else w)
+    if shift is not None:
+        out += shift
+    if x1 is None:
+        first = None if w1 is None else y * w1
+        if b1 is not None:
+            first = b1.expand(out.shape) if first is None else first.add_(b1)
+        return taylor.carry(out, first, None)
+
+    # The factors have one number for all of `dims`, so that what goes over whole activations is few operations.
+    m1, a = x1.mean(dims, keepdim=True), (y * x1).mean(dims, keepdim=True)
+    q = (x1 - m1).square_().mean(dims, keepdim=True)
+    scale = s if w is None else s * w
+    turn = -s * a if w is None else -s * a * w
+    constant = -m1 * scale if b1 is None else b1 - m1 * scale
+    first = torch.addcmul(constant, x1, scale).addcmul_(y, turn if w1 is None else turn + w1)
+    along = 2 * s * turn if w1 is None else 2 * s * (turn + w1)
+    rest = s.square() * (3 * a.square() - q)
+    constant = -m1 * along
+    if x2 is not None:
+        m2 = x2.mean(dims, keepdim=True)
+        rest = rest - s * (y * x2).mean(dims, keepdim=True)
+        constant = constant - m2 * scale
+    if w is not None:
+        rest = rest * w
     if w1 is not None:
-        w1 = w1.view(shape)
-        second = _sum(second, None if y1 is None else y1 * (2 * w1), None if w2 is None else y * w2.view(shape))
-        first = y * w1 if first is None else first.addcmul_(y, w1)
-    if b1 is not None:
-        first = b1.view(shape).expand_as(y) if first is None else first.add_(b1.view(shape))
-    if b2 is not None:
-        second = b2.view(shape).expand_as(y) if second is None else second.add_(b2.view(shape))
-    out = y * w
-    return taylor.carry(out if bias is None else out + bias.view(shape), first, second)
+        rest = rest - 2 * s * a * w1
+    second = torch.addcmul(constant, x1, along).addcmul_(y, rest)
+    if x2 is not None:
+        second.addcmul_(x2, scale)
+    return taylor.carry(out, first, second)
 
 
 def _batch_norm(
@@ -284,24 +293,22 @@ def _batch_norm(
 ) -> Any:  # fmt: skip
     if not training or running_mean is not None:
         return NotImplemented  # running statistics are used, or to move
-    y = _normalise(taylor, input, [0, *range(2, input.dim())], eps)
-    return _affine(taylor, y, weight, bias, [1, -1, *[1] * (input.dim() - 2)])
+    return _normalise(taylor, input, [0, *range(2, input.dim())], eps, weight, bias, [1, -1, *[1] * (input.dim() - 2)])
 
 
 def _group_norm(
     taylor: _Taylor, func: Any, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Any:
-    parts = _linear(taylor, torch.reshape, input, (len(input), num_groups, -1))
-    y = _linear(taylor, torch.reshape, _normalise(taylor, parts, [2], eps), input.shape)
-    return _affine(taylor, y, weight, bias, [1, -1, *[1] * (input.dim() - 2)])
+    parts = _linear(taylor, torch.reshape, input, (len(input), num_groups, input.shape[1] // num_groups, -1))
+    out = _normalise(taylor, parts, [2, 3], eps, weight, bias, [1, num_groups, -1, 1])
+    return NotImplemented if out is NotImplemented else _linear(taylor, torch.reshape, out, input.shape)
 
 
 def _layer_norm(
     taylor: _Taylor, func: Any, input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None,
     eps: float = 1e-5,
 ) -> Any:  # fmt: skip
-    y = _normalise(taylor, input, list(range(-len(normalized_shape), 0)), eps)
-    return _affine(taylor, y, weight, bias, list(normalized_shape))
+    return _normalise(taylor, input, list(range(-len(normalized_shape), 0)), eps, weight, bias, list(normalized_shape))
 
 
 def _cross_entropy(

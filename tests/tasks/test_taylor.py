@@ -31,6 +31,7 @@ class Block(nn.Module):
         self.group = nn.GroupNorm(2, 4)
         self.scale = nn.Parameter(numbers(4, 1, 1))
         self.drop = Dropout(0.3)
+        self.layer = nn.LayerNorm(16)
         self.head = nn.Linear(16, 3)
 
     def forward(self, x):
@@ -39,7 +40,7 @@ class Block(nn.Module):
         y += F.avg_pool2d(x, 2)
         y = torch.cat([y[:, :2].tanh(), self.scale[2:] * y[:, 2:]], dim=1)
         y = self.drop(F.relu_(y)) @ y.softmax(-1)
-        shifted = F.layer_norm(y.flatten(1), (16,)) + y.detach().flatten(1).mean(1, keepdim=True)
+        shifted = self.layer(y.flatten(1)) + y.detach().flatten(1).mean(1, keepdim=True)
         return F.linear(shifted, weight=self.head.weight, bias=self.head.bias) * 0.5 + torch.zeros_like(x[:, 0, 0, :3])
 
 
