@@ -59,7 +59,7 @@ def train(optimizer, first=0, last=STEPS, network=None, stepper=None):
         (SWA(BASE, start=0.0), lambda n: np.mean(ITERATES[2:n:3], axis=0) if n > 2 else ITERATES[n - 1]),
         (SWA(BASE, start=0.99), lambda n: ITERATES[n - 1]),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_average(optimizer, expected):
     network, stepper = train(optimizer, last=0)
@@ -79,7 +79,7 @@ def test_what_regularisers_do_to_the_weights_after_a_step_is_averaged():
     np.testing.assert_allclose(evaluated(network, stepper), np.mean(seen, axis=0), rtol=1e-13)
 
 
-@pytest.mark.parametrize("base", [SGD(lr=0.1, momentum=0.9), SAM(base=AdamW(), rho=0.1)], ids=repr)
+@pytest.mark.parametrize("base", [SGD(lr=0.1, momentum=0.9), SAM(base=AdamW(), rho=0.1)], ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("average", [EMA, PolyakAverage, SWA])
 def test_the_steps_are_those_of_the_base(average, base):
     plain, _ = train(base)
