@@ -59,7 +59,8 @@ def in_words(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> dict[str, 
     """What a setting's values are to be called: an option that is an object by its class, and by the fields that vary.
 
     Of `{"train.optimizer": SAM(lr=0.1, rho=0.05)}`, where the options are SGD(lr=0.1) and SAM(lr=0.1) with two
-    values of rho, it makes `{"train.optimizer": "SAM", "train.optimizer.rho": 0.05}`.
+    values of rho, it makes `{"train.optimizer": "SAM", "train.optimizer.rho": 0.05}`; of a sequence of objects their
+    classes, where that tells it from the other options.
     """
     told: dict[str, Any] = {}
     for path, value in config.items():
@@ -67,9 +68,18 @@ def in_words(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> dict[str, 
         options = space["grid_search"] if isinstance(space, Mapping) else getattr(space, "categories", ())
         if isinstance(value, Spec):
             told |= _told(path, value, list(options))
+        elif _kinds(value) is not None and [_kinds(o) for o in options].count(_kinds(value)) == 1:
+            told[path] = _kinds(value)
         else:
             told[path] = value
     return told
+
+
+def _kinds(value: Any) -> str | None:
+    """The classes of a sequence of objects: "Mixup + L1", or "none"; None for anything else."""
+    if not isinstance(value, (tuple, list)) or not all(isinstance(v, Spec) for v in value):
+        return None
+    return " + ".join(type(v).__name__ for v in value) or "none"
 
 
 def _told(path: str, value: Spec, options: Sequence[Any]) -> dict[str, Any]:

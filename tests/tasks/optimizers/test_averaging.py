@@ -79,7 +79,9 @@ def test_what_regularisers_do_to_the_weights_after_a_step_is_averaged():
     np.testing.assert_allclose(evaluated(network, stepper), np.mean(seen, axis=0), rtol=1e-13)
 
 
-@pytest.mark.parametrize("base", [SGD(lr=0.1, momentum=0.9), SAM(base=AdamW(), rho=0.1)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "base", [SGD(lr=0.1, momentum=0.9), SAM(base=AdamW(), rho=0.1)], ids=lambda value: type(value).__name__
+)
 @pytest.mark.parametrize("average", [EMA, PolyakAverage, SWA])
 def test_the_steps_are_those_of_the_base(average, base):
     plain, _ = train(base)
