@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ..study import Metric, SettingRecord, Study, Summary
@@ -31,9 +32,9 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     best = study.best()
     seeds = len(study.replicates)
     rows = study.settings if len(study.settings) <= MAX_ROWS else ranked(study)[:MAX_ROWS]
-    labels = [("★ " if s.index == best else "  " if best is not None else "") + _shortened(s.label) for s in rows]
+    labels = [("★ " if s.index == best else "  " if best is not None else "") + _folded(s.label) for s in rows]
 
-    room = width - max(cell_len(text) for text in [*labels, "setting"]) - 3
+    room = width - max(cell_len(line) for text in [*labels, "setting"] for line in text.splitlines()) - 3
     chosen: dict[str, list[str]] = {}
     for metric in _by_importance(metrics):
         cells = [_cell(summaries[metric.path].get(s.index), seeds) for s in rows]
@@ -93,5 +94,9 @@ def ranked(study: Study) -> list[SettingRecord]:
     return sorted(study.settings, key=lambda s: (s.index not in means, sign * means.get(s.index, 0.0), s.index))
 
 
-def _shortened(label: str, limit: int = 34) -> str:
-    return label if len(label) <= limit else label[: limit - 1] + "…"
+def _folded(label: str, limit: int = 38) -> str:
+    """The whole label, since its end may be all that tells it from another, in lines of at most `limit` characters."""
+    if len(label) <= limit:
+        return label
+    lines = re.findall(rf".{{1,{limit - 5}}}(?:[ (]|$)|.{{1,{limit - 4}}}", label)
+    return "\n    ".join(line.rstrip() for line in lines)

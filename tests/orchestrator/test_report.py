@@ -339,6 +339,17 @@ def test_a_narrow_terminal_loses_columns_and_says_so(store):
     assert "more columns in the report" in " ".join(lines)
 
 
+def test_long_labels_are_told_to_their_ends_in_a_terminal(store):
+    optimizers = grid(Sideways(angle=1.0), Sideways(angle=2.0), Downhill())
+    train = Fit(rho=grid(0.1, 0.2), width=grid(8, 16), optimizer=optimizers, epochs=grid(3, 4))
+    study = toy_study(store, train=train, seeds=[0], pairs=[])
+    assert max(len(s.label) for s in study.settings) > 38
+    lines = printed(study)
+    text = " ".join(line[:40].replace("★", "").strip() for line in lines)
+    assert all(s.label in text for s in study.settings)
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_the_table_says_where_seeds_are_missing_and_that_one_seed_is_one(store, tmp_path):
     study = toy_study(store, train=Fit(rho=grid(0.0, 0.2), diverge_above=0.1))
     assert any("rho=0.2" in line and "[2]" in line for line in printed(study))
