@@ -245,8 +245,6 @@ class Sweep:
             InvalidValue: a value in a search space is impossible for its field.
         """
         space = self.space
-        if not space:
-            return [Setting(0, {}, self.train)]
         configs: list[dict[str, Any]] = []
         if all(isinstance(s, Mapping) for s in space.values()):
             grids = [list(s["grid_search"]) for s in space.values()]
@@ -265,7 +263,8 @@ class Sweep:
                 setting = self.setting(len(found), config)
                 found.setdefault(identity(setting.train), setting)
         if not found:
-            raise InvalidValue(f"Sweep: setting_when admits none of the {len(configs)} points of the grid.")
+            of = f"none of the {len(configs)} points of the grid" if space else "not even the one setting"
+            raise InvalidValue(f"Sweep: setting_when admits {of}.")
         return list(found.values())
 
     def _wanted(self, config: Mapping[str, Any]) -> bool:

@@ -156,6 +156,8 @@ def test_a_rule_chooses_points_of_the_grid() -> None:
         with pytest.raises(InvalidValue) as error:
             chosen.override({"setting_when": rule}).settings()
         assert words in sentence(error)
+    with pytest.raises(InvalidValue, match="setting_when admits not even the one setting"):
+        sweep(train=Fit(), setting_when=lambda fit: fit.width == 99).settings()
     with pytest.raises(InvalidValue) as error:
         sweep(setting_when=True)
     assert "setting_when must be a function of the training, not True" in sentence(error)
