@@ -391,8 +391,9 @@ def _is_number(value: Any) -> bool:
 def code_files() -> list[Path]:
     """The modules and templates that make tables and reports of a study."""
     here = Path(__file__).parent
-    modules = [here / f"{name}.py" for name in ("records", "stats", "study", "tables")]
-    return sorted([*modules, *(p for p in (here / "report").rglob("*") if p.suffix in (".py", ".html"))])
+    modules = [here / f"{name}.py" for name in ("records", "study", "tables")]
+    folders = [p for folder in ("report", "stats") for p in (here / folder).rglob("*")]
+    return sorted([*modules, *(p for p in folders if p.suffix in (".py", ".html", ".css", ".js"))])
 
 
 def _code_version() -> str:

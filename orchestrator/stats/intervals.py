@@ -1,4 +1,4 @@
-"""From replicates to intervals: pure functions on arrays.
+"""Intervals of means, over seeds and over pairs of seeds.
 
 A study's unit of replication is the seed. One number a seed gives a Student t interval. Numbers on
 pairs of seeds are not independent (the pairs (0, 1) and (0, 2) share a seed), so their interval comes
