@@ -32,7 +32,7 @@ RAY_LAZILY = {
     "orchestrator.commands.doctor",  # reports its version and looks at the cluster
 }
 """The modules that may import Ray inside functions."""
-HEAVY = ("torch", "torchvision", "ray", "matplotlib", "pyarrow", "pandas", "scipy", "sklearn")
+HEAVY = ("torch", "torchvision", "ray", "matplotlib", "pyarrow", "pandas", "scipy", "statsmodels", "sklearn")
 LESS_HEAVY = ("numpy", "rich", "jinja2")  # a command may import these at its top, since verbs are imported lazily
 
 
