@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.errors import InvalidValue, nearest
-from tasks.spec import Spec, fields_alone, is_space
+from tasks.spec import Spec, fields_alone, is_space, validate_all
 from tasks.task import GroupProbe, PairProbe, Probe, Task
 
 from .keys import canonical
@@ -293,6 +293,12 @@ class Sweep:
         Raises:
             InvalidValue: a path does not exist (the nearest valid one is named), or a value is impossible.
         """
+        with fields_alone():  # two values that go together may come one after the other
+            sweep = self._overridden(overrides)
+        validate_all((sweep.train, *sweep.probes, *sweep.pairs, *sweep.groups))
+        return sweep
+
+    def _overridden(self, overrides: Mapping[str, Any]) -> Sweep:
         sweep = self
         for path, value in overrides.items():
             head, *rest = path.split(".")

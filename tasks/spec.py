@@ -38,7 +38,9 @@ __all__ = [
     "Spec",
     "field_hints",
     "fields_alone",
+    "holds_space",
     "is_space",
+    "validate_all",
 ]
 
 
@@ -123,6 +125,31 @@ def is_space(value: Any) -> bool:
     return any(c.__module__.startswith("ray.tune.search") for c in type(value).__mro__)
 
 
+def holds_space(value: Any) -> bool:
+    """Whether `value` is a search space, or a Spec or sequence that one stands in."""
+    if isinstance(value, Spec):
+        return any(holds_space(getattr(value, f.name)) for f in dataclasses.fields(value))
+    return any(map(holds_space, value)) if isinstance(value, (tuple, list)) else is_space(value)
+
+
+def validate_all(value: Any) -> None:
+    """Make up for what Specs that came to be within `fields_alone` have not checked.
+
+    Raises:
+        InvalidValue: fields of `value`, or of a Spec in it, do not go together.
+    """
+    if isinstance(value, Spec):
+        for f in dataclasses.fields(value):
+            validate_all(getattr(value, f.name))
+        if not holds_space(value):
+            value.validate()
+    elif is_space(value):
+        validate_all(value["grid_search"] if isinstance(value, Mapping) else getattr(value, "categories", ()))
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            validate_all(part)
+
+
 _validating = ContextVar("_validating", default=True)
 
 
@@ -149,22 +176,20 @@ class Spec:
     """
 
     def __post_init__(self) -> None:
-        spaces = False
         for name, hint in field_hints(type(self)).items():
             value = getattr(self, name)
             if is_space(value):
-                spaces = True
                 continue
             checked = _check(hint, value, f"{type(self).__name__}: {name}")
             if checked is not value:
                 object.__setattr__(self, name, checked)
-        if not spaces and _validating.get():
+        if _validating.get() and not holds_space(self):
             self.validate()
 
     def validate(self) -> None:
         """Check conditions that involve several fields; raise `InvalidValue` if one fails.
 
-        Called when no field holds a search space.
+        Called when there is no search space in any field, nor in what stands there.
         """
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from .beforehand import check_beforehand
 from .compiling import RECORDED, check_compile, compiled
 from .data.augment import Augment
 from .data.dataset import Data, Dataset, Split, load_data
@@ -160,6 +161,7 @@ class Train(Task):
 
     def validate(self) -> None:
         class_map(self.label_noise_kind, self.label_noise_map, self.dataset)
+        check_beforehand(self)
         check_regularisers(self)
         check_compile(self)
 

@@ -37,6 +37,18 @@ class Augment(Spec):
     flip: bool = True
     cutout: Annotated[int, AtLeast(0)] = 0
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Called before anything runs where the dataset is known to have examples of this shape.
+
+        Raises:
+            InvalidValue: they are no images, or the square is larger than they are.
+        """
+        if len(shape) != 3:
+            raise InvalidValue(f"Augment takes images, not examples of shape {shape}.")
+        if self.cutout > min(shape[1:]):
+            size = "×".join(str(side) for side in shape[1:])
+            raise InvalidValue(f"Augment: cutout must be at most the side of the image, {size}, not {self.cutout}.")
+
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """The random numbers for `count` images: int64 of shape (count, 3), on the generator's device.
 
@@ -57,13 +69,12 @@ class Augment(Spec):
         """The images x, (batch, channels, height, width), cropped and flipped as `drawn`, (batch, 3 or 5), says.
 
         Raises:
-            InvalidValue: x are no images.
+            InvalidValue: x are no images, or smaller than the square of cutout.
         """
         import torch
         from torch.nn import functional as F
 
-        if x.ndim != 4:
-            raise InvalidValue(f"Augment takes images, not examples of shape {tuple(x.shape[1:])}.")
+        self.check(tuple(x.shape[1:]))
         batch, channels, height, width = x.shape
         top, left, flip = drawn[:, 0:1], drawn[:, 1:2], drawn[:, 2:3]
         rows = top + torch.arange(height, device=x.device)

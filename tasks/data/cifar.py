@@ -72,6 +72,7 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class _CIFAR(Dataset):
+    example_shape: ClassVar[tuple[int, ...] | None] = (3, 32, 32)
     published: ClassVar[Published]
 
     def preflight(self) -> None:

@@ -72,6 +72,9 @@ class Dataset(Task):
     number_of_classes: ClassVar[int | None] = None
     """How many classes there are, where that is known before the data are read."""
 
+    example_shape: ClassVar[tuple[int, ...] | None] = None
+    """The shape of an example, (channels, height, width) or (d,), where that is known before the data are read."""
+
     confusions: ClassVar[tuple[tuple[int, int], ...] | None] = None
     """Pairs (class, class it is mistaken for) of the label noise usual on this dataset; None if none is."""
 

@@ -28,6 +28,7 @@ class Digits(Dataset):
     test_size: Annotated[float, MoreThan(0), Below(1)] = 0.2
 
     number_of_classes: ClassVar[int | None] = 10
+    example_shape: ClassVar[tuple[int, ...] | None] = (1, 8, 8)
 
     def preflight(self) -> None:
         """Raises: DataError: scikit-learn is not installed."""

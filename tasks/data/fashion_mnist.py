@@ -40,6 +40,7 @@ class FashionMNIST(Dataset):
     """
 
     number_of_classes: ClassVar[int] = 10
+    example_shape: ClassVar[tuple[int, ...] | None] = (1, 28, 28)
 
     def preflight(self) -> None:
         """Raises: DataError: files are damaged, or missing and the host does not answer."""

@@ -37,6 +37,7 @@ class Spirals(Dataset):
     seed: Annotated[int, AtLeast(0)] = 0
 
     number_of_classes: ClassVar[int | None] = 2
+    example_shape: ClassVar[tuple[int, ...] | None] = (2,)
 
     def read(self) -> Source:
         return Source(*self._points(self.examples, stream=0), *self._points(self.test_examples, stream=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ..errors import InvalidValue
 from ..spec import AtLeast, AtMost, MoreThan
@@ -35,6 +35,8 @@ class DenseNet(NormalisedNet):
     bottleneck: bool = False
     compression: Annotated[float, MoreThan(0), AtMost(1)] = 1.0
 
+    smallest: ClassVar[int] = 4
+
     def validate(self) -> None:
         step = 6 if self.bottleneck else 3
         if self.depth % step != 4 % step or self.depth < step + 4:
@@ -46,5 +48,4 @@ class DenseNet(NormalisedNet):
         from ._densenet import DenseNetModule
 
         layers = (self.depth - 4) // (6 if self.bottleneck else 3)
-        channels = self.channels_of(shape, smallest=4)
-        return DenseNetModule(channels, classes, layers, self.growth, self.bottleneck, self.compression, self.norm)
+        return DenseNetModule(shape[0], classes, layers, self.growth, self.bottleneck, self.compression, self.norm)

@@ -29,6 +29,9 @@ class Linear(Model):
     bias: bool = True
     output: Literal["softmax", "logistic"] = "softmax"
 
+    def check(self, shape: tuple[int, ...], classes: int) -> None:
+        _check_head(self, classes)
+
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         from torch import nn
 
@@ -50,6 +53,9 @@ class TwoLayerLinear(Model):
     width: Annotated[int, AtLeast(1)] = 64
     output: Literal["softmax", "logistic"] = "softmax"
 
+    def check(self, shape: tuple[int, ...], classes: int) -> None:
+        _check_head(self, classes)
+
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         from torch import nn
 
@@ -58,13 +64,16 @@ class TwoLayerLinear(Model):
         return nn.Sequential(nn.Flatten(), first, nn.Linear(self.width, outputs, bias=False), *logits)
 
 
+def _check_head(model: Linear | TwoLayerLinear, classes: int) -> None:
+    if model.output == "logistic" and classes != 2:
+        name = type(model).__name__
+        raise InvalidValue(f"{name}: output 'logistic' is for 2 classes, not {classes}: take 'softmax'.")
+
+
 def _head(model: Linear | TwoLayerLinear, classes: int) -> tuple[int, list[nn.Module]]:
     """How many outputs the last layer has, and what makes logits of them."""
     from torch import nn
 
     if model.output == "softmax":
         return classes, []
-    if classes != 2:
-        name = type(model).__name__
-        raise InvalidValue(f"{name}: output 'logistic' is for 2 classes, not {classes}: take 'softmax'.")
     return 1, [nn.ZeroPad1d((1, 0))]

@@ -18,6 +18,18 @@ __all__ = ["Model"]
 class Model(Spec):
     """A network's architecture. Subclasses define `module`."""
 
+    @property
+    def has_batchnorm(self) -> bool:
+        """Whether the network mixes examples by BatchNorm, as far as that is known before it is built."""
+        return False
+
+    def check(self, shape: tuple[int, ...], classes: int) -> None:
+        """Called before `module`, and before anything runs where the dataset is known to have such examples.
+
+        Raises:
+            InvalidValue: the model does not take examples of this shape, or of so many classes.
+        """
+
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """The network, from normalised examples (batch, *shape) to logits (batch, classes).
 
@@ -41,10 +53,11 @@ class Model(Spec):
         No global random state is read or changed.
 
         Raises:
-            InvalidValue: the model does not take examples of this shape.
+            InvalidValue: the model does not take examples of this shape, or of so many classes.
         """
         import torch
 
+        self.check(tuple(shape), classes)
         with torch.device("meta"):
             network = self.module(tuple(shape), classes)
         network.to_empty(device="cpu")

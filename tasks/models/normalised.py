@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import InvalidValue
 from .model import Model
@@ -35,18 +35,19 @@ class NormalisedNet(Model):
     norm: Literal["batch", "group", "none"] = "batch"
     initialisation: Literal["default", "he"] = "default"
 
+    smallest: ClassVar[int] = 1
+    """How many pixels a side an image has at least."""
+
     def initialise(self, network: nn.Module, generator: torch.Generator) -> None:
         from ._initialise import initialise
 
         initialise(network, generator, he=self.initialisation == "he")
 
-    def channels_of(self, shape: tuple[int, ...], smallest: int = 1) -> int:
-        """The channels of examples of this shape.
+    @property
+    def has_batchnorm(self) -> bool:
+        return self.norm == "batch"
 
-        Raises:
-            InvalidValue: they are no images, or of fewer than `smallest` pixels a side.
-        """
-        if len(shape) != 3 or min(shape[1:]) < smallest:
-            least = f" of at least {smallest}×{smallest} pixels" if smallest > 1 else ""
+    def check(self, shape: tuple[int, ...], classes: int) -> None:
+        if len(shape) != 3 or min(shape[1:]) < self.smallest:
+            least = f" of at least {self.smallest}×{self.smallest} pixels" if self.smallest > 1 else ""
             raise InvalidValue(f"{type(self).__name__} takes images{least}, not examples of shape {shape}.")
-        return shape[0]

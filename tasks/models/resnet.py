@@ -23,7 +23,7 @@ class ResNet18(NormalisedNet):
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         from ._resnet import BasicBlock, ResNet
 
-        return ResNet(self.channels_of(shape), classes, BasicBlock, (2, 2, 2, 2), self.norm)
+        return ResNet(shape[0], classes, BasicBlock, (2, 2, 2, 2), self.norm)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ResNet34(NormalisedNet):
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         from ._resnet import BasicBlock, ResNet
 
-        return ResNet(self.channels_of(shape), classes, BasicBlock, (3, 4, 6, 3), self.norm)
+        return ResNet(shape[0], classes, BasicBlock, (3, 4, 6, 3), self.norm)
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ class ResNet50(NormalisedNet):
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         from ._resnet import BottleneckBlock, ResNet
 
-        return ResNet(self.channels_of(shape), classes, BottleneckBlock, (3, 4, 6, 3), self.norm)
+        return ResNet(shape[0], classes, BottleneckBlock, (3, 4, 6, 3), self.norm)

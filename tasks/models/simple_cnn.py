@@ -28,13 +28,15 @@ class SimpleCNN(Model):
 
     dropout: Annotated[float, AtLeast(0), Below(1)] = 0.0
 
+    def check(self, shape: tuple[int, ...], classes: int) -> None:
+        if len(shape) != 3 or min(shape[1:]) < 2:
+            raise InvalidValue(f"SimpleCNN takes images of at least 2×2 pixels, not examples of shape {shape}.")
+
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         from torch import nn
 
         from .dropout import Dropout
 
-        if len(shape) != 3 or min(shape[1:]) < 2:
-            raise InvalidValue(f"SimpleCNN takes images of at least 2×2 pixels, not examples of shape {shape}.")
         channels, height, width = shape
         return nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1),

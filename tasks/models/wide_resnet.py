@@ -40,5 +40,4 @@ class WideResNet(NormalisedNet):
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         from ._wide_resnet import WideResNetModule
 
-        channels, blocks = self.channels_of(shape), (self.depth - 4) // 6
-        return WideResNetModule(channels, classes, blocks, self.width, self.dropout, self.norm)
+        return WideResNetModule(shape[0], classes, (self.depth - 4) // 6, self.width, self.dropout, self.norm)

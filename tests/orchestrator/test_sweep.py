@@ -163,6 +163,15 @@ def test_a_rule_chooses_points_of_the_grid() -> None:
     assert "setting_when must be a function of the training, not True" in sentence(error)
 
 
+def test_values_that_go_together_may_be_set_one_after_the_other() -> None:
+    declared = sweep(train=Picky(width=32, rho=0.05), probes=[])
+    for together in ({"train.rho": 0.4, "train.width": 64}, {"train.width": 64, "train.rho": 0.4}):
+        assert declared.override(together).train == Picky(width=64, rho=0.4)
+    for wrong in ({"train.rho": 0.4}, {"train.rho": grid(0.4, 0.8)}):
+        with pytest.raises(InvalidValue, match="width 32 does not go with such a rho"):
+            declared.override(wrong).settings()
+
+
 @dataclasses.dataclass(frozen=True)
 class Picky(Fit):
     def validate(self) -> None:

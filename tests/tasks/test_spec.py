@@ -104,6 +104,8 @@ def test_a_grid_may_stand_in_any_field(space: Any) -> None:
     assert is_space(space)
     assert Whole(count=space).count is space
     assert Whole(part=space, share=0.9).part is space  # conditions wait for the values
+    assert Whole(part=Part(space), share=0.9).part.size is space
+    assert Whole(parts=(Part(), Part(space)), share=0.9).share == 0.9
 
 
 def test_rays_samplers_are_spaces() -> None:

@@ -395,7 +395,8 @@ def test_impossible_values(changes, words):
         dataclasses.replace(SMALL, **changes)
 
 
-def test_augmenting_features_is_refused(tmp_path):
+def test_augmenting_features_is_refused_where_their_shape_is_known_from_the_data_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(Spirals, "example_shape", None)
     spirals = Spirals(examples=20, test_examples=4)
     dataset = execute(spirals, folder=tmp_path / "spirals")
     task = Train(dataset=spirals, model=MLP(), augment=Augment(), batch_size=4)
