@@ -259,8 +259,10 @@ def checked(record: Any) -> dict[str, Any]:
     if not all(0 <= record["run"][name] < 2**40 for name in ("started", "seconds", "startup", "slots")):
         raise ValueError
     left_out = record["run"].get("left_out", [])
-    if not isinstance(left_out, list) or not all(isinstance(host, str) for host in left_out):
-        raise TypeError
+    remarks = record.get("remarks", [])
+    for texts in (left_out, remarks):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise TypeError
     return dict(record)
 
 

@@ -60,6 +60,7 @@ class Study:
         columns: by name.
         tasks: by key, in the plan's order.
         run: started, seconds, startup, command, slots, interrupted.
+        remarks: sentences that belong at the top of any report of it (of runs taken together: what differs).
         damaged: what is wrong with artifacts whose files could not be used, by key, as far as they were read.
     """
 
@@ -80,6 +81,7 @@ class Study:
             t["key"]: TaskRecord(**{**t, "trials": tuple((s, r) for s, r in t["trials"])}) for t in record["tasks"]
         }
         self.run: dict[str, Any] = dict(record["run"])
+        self.remarks: list[str] = list(record.get("remarks", ()))
         self.damaged: dict[str, str] = {}
         self._manifests: dict[str, dict[str, Any]] = {}
 
@@ -136,6 +138,10 @@ class Study:
             return False
         return saved == self.digest() and "report.html" in store.names(run_path)
 
+    def store_of(self, key: str) -> Store:
+        """The store that holds a task's artifact: `store`, unless runs of several stores are taken together."""
+        return self.store
+
     # What happened
 
     def manifest(self, key: str) -> dict[str, Any]:
@@ -150,10 +156,14 @@ class Study:
         return [self._manifests[t.key] for t in done]
 
     def _read_manifests(self, tasks: Iterable[TaskRecord]) -> None:
-        new = [t for t in tasks if t.key not in self._manifests]
-        for task, manifest in zip(new, self.store.manifests((t.name, t.key) for t in new), strict=True):
-            results = {k: _within_reach(v) for k, v in manifest.get("results", {}).items()}
-            self._manifests[task.key] = plain_data({**manifest, "results": results})
+        new: dict[Store, list[TaskRecord]] = {}
+        for task in tasks:
+            if task.key not in self._manifests:
+                new.setdefault(self.store_of(task.key), []).append(task)
+        for store, own in new.items():
+            for task, manifest in zip(own, store.manifests((t.name, t.key) for t in own), strict=True):
+                results = {k: _within_reach(v) for k, v in manifest.get("results", {}).items()}
+                self._manifests[task.key] = plain_data({**manifest, "results": results})
 
     @contextlib.contextmanager
     def file(self, key: str, name: str) -> Iterator[Path]:
@@ -164,7 +174,7 @@ class Study:
         """
         with contextlib.ExitStack() as hold:
             try:
-                path = self.store.fetch_file(self.tasks[key].name, key, name, hold)
+                path = self.store_of(key).fetch_file(self.tasks[key].name, key, name, hold)
             except DamagedArtifact as error:
                 self.damaged[key] = error.reason
                 raise
