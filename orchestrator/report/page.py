@@ -26,10 +26,11 @@ WIDE = 9  # columns: a wider headline table is split by task
 
 
 def write_report(study: Study, store: Store, run_path: str) -> str:
-    """Write report.html and plots/*.png into the run's folder; returns the path of the page in the store."""
+    """Write report.html and plots/*.{png,svg} into the run's folder; returns the path of the page in the store."""
     drawn = pictures(study)
     for picture in drawn:
         store.write(f"{run_path}/plots/{picture.name}.png", picture.png)
+        store.write(f"{run_path}/plots/{picture.name}.svg", picture.svg)
     page = f"{run_path}/report.html"
     store.write(page, render(study, drawn).encode())
     return page

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...study import Column, Metric, Study, Summary
 from .. import style
@@ -29,7 +29,7 @@ class Picture:
         title, caption: words for people; the caption says what is shown and what is left out.
         kind: "train", "probe", "pair", "group" or "run".
         column: of the study, or empty.
-        png: the image.
+        png, svg: the image, at `style.DPI`, and as lines and outlines of letters for print.
     """
 
     name: str
@@ -38,6 +38,14 @@ class Picture:
     kind: str
     column: str
     png: bytes
+    svg: bytes
+
+
+class Rendered(NamedTuple):
+    """A figure in both formats of a `Picture`."""
+
+    png: bytes
+    svg: bytes
 
 
 def left_out(study: Study, metrics: Sequence[Metric]) -> str:
@@ -135,10 +143,13 @@ def _check_formulas(fig: Figure) -> None:
                 text.set_parse_math(False)
 
 
-def png(fig: Figure, title: str) -> bytes:
+def rendered(fig: Figure, title: str) -> Rendered:
+    """The figure with its title as PNG and as SVG, laid out once. The same figure gives the same bytes."""
     import io
 
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     width = 96 if fig.get_figwidth() >= style.WIDTH else 76
     fig.suptitle(style.wrapped(title, width), x=0.012, ha="left", fontsize=10, fontweight="bold")
@@ -148,7 +159,11 @@ def png(fig: Figure, title: str) -> bytes:
     canvas = FigureCanvasAgg(fig)
     if fig.get_layout_engine() is None:
         arrange(fig, canvas.get_renderer())
-    buffer = io.BytesIO()
+    png, svg = io.BytesIO(), io.BytesIO()
     # `savefig` would draw twice, once for the layout; here what layout is left happens while drawing.
-    canvas.print_png(buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
-    return buffer.getvalue()
+    canvas.print_png(png, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
+    fig.set_layout_engine("none")  # the second rendering is the first in another format
+    # Text as outlines: it prints alike everywhere, with no font to be found.
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": title}):
+        FigureCanvasSVG(fig).print_svg(svg, metadata={"Date": None, "Creator": None})
+    return Rendered(png.getvalue(), svg.getvalue())

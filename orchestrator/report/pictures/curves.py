@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...study import DONE, Column, Study
 from .. import style, words
 from ..views import chosen_settings, held, name_of, ordered, views
-from .canvas import MAX_CELLS, MAX_PANELS, Picture, legend, panels, png, said, shape, slug, spread, titled
+from .canvas import MAX_CELLS, MAX_PANELS, Picture, legend, panels, rendered, said, shape, slug, spread, titled
 from .lines import Arrays, dash_keys, draw_line, load
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _by_setting(study: Study, column: Column, curve: Any, index: int) -> Picture
     caption = _curve_caption(study, column, curve, data, bands, many, data_settings)
     name = f"{slug(column.name)}-{index + 1}-{slug(curve['file'])}"
     title = titled(study, column, curve)
-    return Picture(name, title, caption, column.kind, column.name, png(fig, title))
+    return Picture(name, title, caption, column.kind, column.name, *rendered(fig, title))
 
 
 def _counted(curve: Any, name: str, m: int) -> str | None:
@@ -146,7 +146,7 @@ def _small_multiples(study: Study, column: Column, curve: Any, index: int) -> Pi
     caption += _gone(study, column)
     name = f"{slug(column.name)}-{index + 1}-{slug(curve['file'])}"
     title = titled(study, column, curve)
-    return Picture(name, title, caption, column.kind, column.name, png(fig, title))
+    return Picture(name, title, caption, column.kind, column.name, *rendered(fig, title))
 
 
 def _curve_caption(

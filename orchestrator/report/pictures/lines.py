@@ -84,7 +84,7 @@ def draw_line(
         if n > 1:
             for xs, y, _ in rows[:MAX_SINGLE_LINES]:
                 ax.plot(xs + dodge * step, y, ls="", marker=marker, ms=1.2 if dense else 2.6, mfc="none", mec=colour,
-                        mew=0.4 if dense else 0.6, alpha=0.4 if dense else 0.6)  # fmt: skip
+                        mew=0.4 if dense else 0.6, alpha=0.4 if dense else 0.6, rasterized=dense)  # fmt: skip
         y = np.stack([r[1] for r in rows]).mean(axis=0) if common else rows[0][1]
         ax.plot(x + dodge * step, y, ls="", marker=marker, ms=2.2 if dense else 4.2, color=colour, label=label)
         return False

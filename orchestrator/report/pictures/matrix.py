@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...study import Column, Metric, Study
 from .. import style, words
 from ..views import name_of
-from .canvas import Picture, brief, left_out, panels, png, shape, slug
+from .canvas import Picture, brief, left_out, panels, rendered, shape, slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def matrix_pictures(study: Study, column: Column) -> Iterator[Picture]:
     caption = f"{what} Hatched grey: no such pair, or no value. The matrix is symmetric: a pair is measured once."
     caption += left_out(study, metrics)
     title = f"{column.name} between trials"
-    yield Picture(f"{slug(column.name)}-matrix", title, caption, "pair", column.name, png(fig, title))
+    yield Picture(f"{slug(column.name)}-matrix", title, caption, "pair", column.name, *rendered(fig, title))
 
 
 def _trial_matrix(study: Study, metric: Metric, trials: Sequence[tuple[int, str]]) -> tuple[Any]:

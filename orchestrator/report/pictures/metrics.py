@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...study import Column, Metric, Study
 from .. import style, words
 from ..views import View, name_of, scale_of, views
-from .canvas import MAX_CELLS, MAX_PANELS, Picture, brief, left_out, legend, panels, png, shape, slug
+from .canvas import MAX_CELLS, MAX_PANELS, Picture, brief, left_out, legend, panels, rendered, shape, slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
             caption += f" No panel for {words.listed([m.name for m in without])}: no task has a value."
             caption += left_out(study, without)
         name = f"{slug(column.name)}-metrics" + (f"-{number + 1}" if number else "")
-        yield Picture(name, title, caption, column.kind, column.name, png(fig, title))
+        yield Picture(name, title, caption, column.kind, column.name, *rendered(fig, title))
 
 
 def _across(study: Study, metrics: Sequence[Metric]) -> View:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...study import DONE, Study, TaskRecord
 from .. import style, words
-from .canvas import Picture, legend, panels, png
+from .canvas import Picture, legend, panels, rendered
 
 
 def outcome_picture(study: Study) -> Picture | None:
@@ -41,7 +41,8 @@ def outcome_picture(study: Study) -> Picture | None:
         "Tasks of each kind by how they ended. Diverged: the loss became non-finite, which is a result. "
         "Skipped: something the task depends on failed, diverged or was stopped."
     )
-    return Picture("outcomes", "What became of the tasks", caption, "run", "", png(fig, "What became of the tasks"))
+    title = "What became of the tasks"
+    return Picture("outcomes", title, caption, "run", "", *rendered(fig, title))
 
 
 def timeline_picture(study: Study) -> Picture | None:
@@ -106,7 +107,7 @@ def timeline_picture(study: Study) -> Picture | None:
         caption += f" {stored} tasks were stored before and did not run."
     if any(s == "failed" for s in study.statuses.values()):
         caption += " Failed tasks leave no times and are not drawn."
-    return Picture("timeline", "Tasks on workers", caption, "run", "", png(fig, "Tasks on workers"))
+    return Picture("timeline", "Tasks on workers", caption, "run", "", *rendered(fig, "Tasks on workers"))
 
 
 def _total_by_column(ran: Sequence[tuple[TaskRecord, Any]]) -> dict[str, float]:
