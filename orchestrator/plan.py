@@ -14,6 +14,7 @@ from typing import Any
 from tasks.errors import InvalidValue
 from tasks.task import GroupProbe, PairProbe, Probe, Task, input_fields
 
+from .declared import resolve
 from .errors import DamagedArtifact
 from .graph import Graph
 from .keys import SWEEP_MODULE_PREFIX, Fingerprints, canonical, class_path, key_of, own_fields
@@ -288,7 +289,8 @@ def make_plan(sweep: Sweep, store: Store | None, recorded: Sequence[Mapping[str,
         recorded: the settings that an adaptive search proposed in earlier runs, as its configs.
 
     Raises:
-        InvalidValue: a value in a search space is impossible.
+        InvalidValue: a value in a search space is impossible, or what the sweep declares of its comparisons names
+            metrics or settings that there are not.
     """
     plan = Plan(sweep)
     if sweep.search is None:
@@ -297,6 +299,7 @@ def make_plan(sweep: Sweep, store: Store | None, recorded: Sequence[Mapping[str,
     for config in recorded:
         plan.propose(config)
     _check_metric(sweep)
+    resolve(sweep, plan.settings)
     if store is not None:
         plan.look_up(store)
     return plan

@@ -6,11 +6,13 @@ It is written while the sweep's classes are at hand and read without them, so ev
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .declared import Declared, primary_task, resolve, unique_labels
 from .stats import Interval
 from .store import without_passwords
 
@@ -18,6 +20,8 @@ RUN_NAME = "%Y-%m-%dT%H-%M-%S.%f"
 """How a run is named: when it began, to the microsecond, in UTC; names sort by time."""
 
 if TYPE_CHECKING:
+    from tasks.task import Task
+
     from .plan import Node, Plan
     from .sweep import Setting
 
@@ -203,6 +207,9 @@ def record_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             }
         )
     run = {k: v for k, v in asdict(outcome).items() if k not in ("states", "errors", "because")}
+    declared = resolve(sweep, plan.settings)
+    task, metric = primary_task(sweep)
+    owner = names.get(_variant_of("train" if task is sweep.train else "probe", task), type(task).__name__)
     record = {
         "format": FORMAT,
         "sweep": sweep.name,
@@ -211,11 +218,24 @@ def record_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "mode": sweep.mode,
         "settings": _settings(plan.settings),
         "replicates": [r.label for r in sweep.replicates],
+        "seeds": [dict(r.seeds) for r in sweep.replicates],
+        "declared": asdict(declared) | {"primary": f"{owner}.{metric}"},
         "columns": list(columns.values()),
         "tasks": tasks,
         "run": run | {"command": without_passwords(outcome.command)},
     }
     return dict(json.loads(json.dumps(record)))
+
+
+def declared_of(record: Mapping[str, Any]) -> Declared:
+    """What was declared of comparisons; of a record without, the metric alone."""
+    declared = record.get("declared")
+    if declared is None:
+        train = next((c["name"] for c in record["columns"] if c["kind"] == "train"), "Train")
+        return Declared(f"{train}.{record['metric']}", record["mode"])
+    contrasts = tuple((a, b) for a, b in declared["contrasts"])
+    known = {name: declared[name] for name in ("primary", "mode", "baseline", "margin", "smallest_effect")}
+    return Declared(**known, contrasts=contrasts, notes=tuple(declared["notes"]))
 
 
 def checked(record: Any) -> dict[str, Any]:
@@ -244,6 +264,8 @@ def checked(record: Any) -> dict[str, Any]:
             _demand(curve, "log_y", of=bool)
             if not all(isinstance(name, str) for name in (*curve["y"], *curve["dashed"], *column["headline"])):
                 raise TypeError
+    _check_seeds(record)
+    _check_declared(record)
     columns = {column["name"]: column["kind"] for column in record["columns"]}
     keys: set[str] = {task["key"] for task in record["tasks"]}
     for task in record["tasks"]:
@@ -266,6 +288,39 @@ def checked(record: Any) -> dict[str, Any]:
     return dict(record)
 
 
+def _check_seeds(record: dict[str, Any]) -> None:
+    """The seeds of every replicate by stream, which older records lack."""
+    seeds = record.get("seeds")
+    if seeds is None:
+        return
+    if not isinstance(seeds, list) or len(seeds) != len(record["replicates"]):
+        raise ValueError
+    for by_stream in seeds:
+        _demand(by_stream, *by_stream, of=int)
+
+
+def _check_declared(record: dict[str, Any]) -> None:
+    """What was declared of comparisons, which older records lack."""
+    declared = record.get("declared")
+    if declared is None:
+        return
+    _demand(declared, "primary", "mode", of=str)
+    _demand(declared, "contrasts", "notes", of=list)
+    _demand(declared, "margin", "smallest_effect", of=(float, int, type(None)))
+    if declared["mode"] not in ("max", "min") or not all(isinstance(note, str) for note in declared["notes"]):
+        raise ValueError
+    sizes = [size for name in ("margin", "smallest_effect") if (size := declared[name]) is not None]
+    if not all(0 < size < math.inf for size in sizes):
+        raise ValueError
+    baseline = [] if declared["baseline"] is None else [declared["baseline"]]
+    pairs = [(a, b) for a, b in declared["contrasts"]]
+    known = range(len(record["settings"]))
+    if not all(type(i) is int and i in known for i in (*baseline, *(i for pair in pairs for i in pair))):
+        raise ValueError
+    if any(a == b for a, b in pairs) or len({frozenset(pair) for pair in pairs}) < len(pairs):
+        raise ValueError
+
+
 def _demand(value: Any, *names: str, of: type | tuple[type, ...]) -> None:
     if not isinstance(value, dict) or not all(isinstance(value[name], of) for name in names):
         raise TypeError
@@ -274,23 +329,24 @@ def _demand(value: Any, *names: str, of: type | tuple[type, ...]) -> None:
 def _settings(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     from .sweep import short_name, show
 
-    labels = Counter(s.label for s in settings)
     found = []
-    for s in settings:
+    for s, label in zip(settings, unique_labels(settings), strict=True):
         config = {p: v if v is None or isinstance(v, (bool, int, float, str)) else show(v) for p, v in s.told.items()}
         names = {path: short_name(path, s.told) for path in s.told}
-        label = s.label if labels[s.label] == 1 else f"{s.label} (#{s.index})"
         found.append({"index": s.index, "label": label, "config": config, "names": names})
     return found
 
 
 def _variant(node: Node) -> tuple[str, str, str]:
+    return _variant_of(node.kind, node.task)
+
+
+def _variant_of(kind: str, task: Task) -> tuple[str, str, str]:
     """What distinguishes a column: class and parameters; of trainings and data the class alone."""
     from .keys import class_path
     from .sweep import show
 
-    task = node.task
-    return (node.kind, class_path(type(task)), "" if node.kind in ("train", "data") else show(task))
+    return (kind, class_path(type(task)), "" if kind in ("train", "data") else show(task))
 
 
 def _column_names(plan: Plan) -> dict[tuple[str, str, str], str]:

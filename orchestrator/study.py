@@ -33,6 +33,7 @@ from .records import (
     Summary,
     TaskRecord,
     checked,
+    declared_of,
     record_of,
 )
 from .stats import mean_interval, pair_interval
@@ -57,6 +58,8 @@ class Study:
         sweep, question, metric, mode: as declared.
         settings: in order of declaration.
         replicates: labels of the seeds.
+        seeds: by label, the seed of every stream of randomness; empty in records of older versions.
+        declared: primary metric, baseline, family of contrasts and margin, as declared beforehand.
         columns: by name.
         tasks: by key, in the plan's order.
         run: started, seconds, startup, command, slots, interrupted.
@@ -73,6 +76,8 @@ class Study:
         self.mode: str = record["mode"]
         self.settings = [SettingRecord(**s) for s in record["settings"]]
         self.replicates: list[str] = list(record["replicates"])
+        self.seeds: dict[str, Mapping[str, int]] = dict(zip(self.replicates, record.get("seeds", ()), strict=False))
+        self.declared = declared_of(record)
         self.columns = {
             c["name"]: Column(**{**c, "headline": tuple(c["headline"]), "curves": tuple(c["curves"])})
             for c in record["columns"]

@@ -17,6 +17,7 @@ from tasks.errors import InvalidValue, nearest
 from tasks.spec import Spec, fields_alone, is_space, validate_all
 from tasks.task import GroupProbe, PairProbe, Probe, Task
 
+from .declared import NAMES, check_fields
 from .keys import canonical
 from .options import expanded, in_words
 from .slots import checked_slot
@@ -107,6 +108,24 @@ def vary(stream: str, values: Iterable[int], *, others: int = 0) -> tuple[dict[s
     return tuple({stream: v, "*": others} for v in values)
 
 
+def crossed(*, others: int = 0, **streams: Iterable[int]) -> tuple[dict[str, int], ...]:
+    """Seeds that vary several streams, every value of one with every value of the others.
+
+    From `seeds=crossed(init=range(5), order=range(5))` a study tells how much of the variance comes from each stream;
+    that takes at least 5 values of each.
+
+    Raises:
+        InvalidValue: there are not two streams, or one has no list of seeds.
+    """
+    for stream, seeds in streams.items():
+        if isinstance(seeds, (str, bytes)) or not isinstance(seeds, Iterable):
+            raise InvalidValue(f"crossed: {stream} must be integers such as range(5), not {seeds!r}.")
+    if len(streams) < 2:
+        raise InvalidValue(f"crossed: name at least two streams, not {len(streams)}; for one stream there is vary.")
+    values = [list(v) for v in streams.values()]
+    return tuple({**dict(zip(streams, seeds, strict=True)), "*": others} for seeds in itertools.product(*values))
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A study: trainings over settings and seeds, and what is measured on them.
@@ -136,6 +155,18 @@ class Sweep:
             after each cycle) saves its state, so that after a crash another worker goes on from there; 0
             saves each time.
         smoke: overrides by path for `--smoke`, a run of a minute that shows that all works.
+        primary: the metric that verdicts are about, of the training ("val_accuracy") or of a probe
+            ("Lanczos.lambda_max"); left out, it is `metric`.
+        primary_mode: whether "max" or "min" of it is better, to be stated where it is not `metric`.
+        baseline: the setting that the others are compared with, by values that name it alone ({"rho": 0.0};
+            {"optimizer": "SAM", "rho": 0.0}) or by its label ("SAM, rho=0").
+        contrasts: the comparisons that get verdicts: None for each setting against the baseline, "all" for all pairs,
+            or a list of pairs of settings named as the baseline is. Without these and without a baseline there are no
+            verdicts, and every comparison is exploratory.
+        margin: differences of the primary metric up to this count as none; without it, no two settings can be
+            found equivalent.
+        smallest_effect: the smallest difference of the primary metric that matters, to tell how many seeds it takes;
+            left out, it is `margin`.
     """
 
     train: Task
@@ -155,9 +186,17 @@ class Sweep:
     slots: Mapping[type[Task], Mapping[str, Any]] = field(default_factory=dict)
     snapshot_seconds: float = 60.0
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    primary: str | None = None
+    primary_mode: str | None = None
+    baseline: str | Mapping[str, Any] | None = None
+    contrasts: str | Sequence[tuple[Any, Any]] | None = None
+    margin: float | None = None
+    smallest_effect: float | None = None
     name: str = field(default="", kw_only=True)
     question: str = field(default="", kw_only=True)
     file: str = field(default="", kw_only=True)
+    inherited: tuple[str, ...] = field(default=(), kw_only=True)
+    """Of a smoke size: what it has not declared itself. What of this has no settings there is dropped, and said."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.train, Task):
@@ -200,6 +239,7 @@ class Sweep:
                 raise InvalidValue(f"Sweep: slots must map task classes to resources; {task!r} is not one.")
             slots[task] = checked_slot(slot, f"slots[{task.__name__}]")
         object.__setattr__(self, "slots", slots)
+        check_fields(self)
 
     def _checked_seeds(self) -> tuple[int | Seeds, ...]:
         if isinstance(self.seeds, (str, bytes)) or not isinstance(self.seeds, Iterable):
@@ -328,7 +368,7 @@ class Sweep:
 
 _OVERRIDABLE = (
     "train", "seeds", "probes", "pairs", "groups", "pair_when", "setting_when", "metric", "mode", "samples", "search",
-    "scheduler", "search_seed", "slot", "snapshot_seconds",
+    "scheduler", "search_seed", "slot", "snapshot_seconds", *NAMES,
 )  # fmt: skip
 
 

@@ -18,11 +18,12 @@ from typing import Any
 from tasks.errors import InvalidValue, UserError, nearest
 from tasks.spec import Spec
 
+from .declared import NAMES
 from .errors import SweepError
 from .keys import SWEEP_MODULE_PREFIX
-from .sweep import PairRule, Seeds, Sweep, same_seed, same_setting, vary
+from .sweep import PairRule, Seeds, Sweep, crossed, same_seed, same_setting, vary
 
-_KNOWN: dict[str, Any] = {"same_setting": same_setting, "same_seed": same_seed, "vary": vary}
+_KNOWN: dict[str, Any] = {"same_setting": same_setting, "same_seed": same_seed, "vary": vary, "crossed": crossed}
 """Names that an override may use whatever the sweep file imports."""
 
 _PATH = re.compile(r"[\w.~-]+(/[\w.~-]*)*")
@@ -78,7 +79,11 @@ def load_sweep(file: str | Path, *, smoke: bool = False, sets: Sequence[str] = (
             sweep = sweep.override(sweep.smoke)
         except UserError as error:
             raise SweepError(f"{file}, smoke: {error}") from error
-    sweep = sweep.override(parse_overrides(sets, {**_KNOWN, **vars(module)}))
+    overrides = parse_overrides(sets, {**_KNOWN, **vars(module)})
+    sweep = sweep.override(overrides)
+    if smoke:  # its grid may well lack the settings that the whole study is about
+        stated = {*sweep.smoke, *overrides}
+        sweep = dataclasses.replace(sweep, inherited=tuple(name for name in NAMES if name not in stated))
     return sweep if seeds is None else sweep.override({"seeds": _first_seeds(sweep.seeds, seeds)})
 
 
@@ -186,7 +191,7 @@ def _build(node: ast.expr, names: Mapping[str, Any], item: str) -> Any:
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name):
             cls = range if node.func.id == "range" else names.get(node.func.id)
-            if cls in (range, vary) or (isinstance(cls, type) and issubclass(cls, Spec)):
+            if cls in (range, vary, crossed) or (isinstance(cls, type) and issubclass(cls, Spec)):
                 args = [_build(a, names, item) for a in node.args]
                 keywords = {k.arg: _build(k.value, names, item) for k in node.keywords if k.arg}
                 try:
