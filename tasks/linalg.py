@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Eigenpairs", "isotonic", "lanczos"]
+__all__ = ["Eigenpairs", "isotonic", "lanczos", "quadrature"]
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,51 @@ def lanczos(
         ritz=theta,
         basis=most,
     )
+
+
+def quadrature(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss quadrature of a symmetric operator's spectral measure as one vector sees it.
+
+    `steps` steps of Lanczos' method from v = start/‖start‖, every new vector orthogonalised against all others twice.
+    The eigenvalues θᵢ of the tridiagonal projection are the nodes, the squared first components τᵢ² of its eigenvectors
+    the weights: Σ τᵢ² f(θᵢ) = vᵀ f(A) v for polynomials up to degree 2·steps − 1 (Golub & Meurant 2010, theorem 6.2).
+
+    Args:
+        product: v ↦ A v for v of shape (n,), A symmetric.
+        start: shape (n,), not zero; its dtype and device are those of the basis.
+
+    Returns:
+        nodes, ascending, and weights, which sum to one: float64, shape (m,), m ≤ steps; fewer where the
+        vectors span a space that A does not leave.
+
+    Raises:
+        FloatingPointError: a product is not finite.
+    """
+    size = start.numel()
+    steps = min(steps, size)
+    v = torch.empty(steps, size, dtype=start.dtype, device=start.device)
+    v[0] = start / torch.linalg.vector_norm(start)
+    t = np.zeros((steps, steps))
+    eps = torch.finfo(start.dtype).eps
+    m = 0
+    while True:
+        w = product(v[m]).to(start.dtype).clone()
+        known = v[: m + 1]
+        h = known @ w
+        w -= h @ known
+        again = known @ w
+        w -= again @ known
+        diagonal, beta = float((h + again)[m]), float(torch.linalg.vector_norm(w))
+        if not (np.isfinite(diagonal) and np.isfinite(beta)):
+            raise FloatingPointError("a product with the operator is not finite")
+        t[m, m] = diagonal
+        m += 1
+        if m == steps or beta <= 10 * eps * float(np.abs(t).max()):
+            break
+        t[m, m - 1] = t[m - 1, m] = beta
+        v[m] = w / beta
+    theta, s = _eigh(t[:m, :m])
+    return theta, s[0] ** 2 / (s[0] ** 2).sum()
 
 
 def _eigh(a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

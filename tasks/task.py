@@ -54,11 +54,14 @@ class Curve:
         x: name of the array of abscissae, shape (n,).
         y: names of the arrays of ordinates, shape (n,) or (m, n): m curves each (directions, say).
         title, xlabel, ylabel: words for the picture, with units.
-        kind: "line" joins the points; "points" does not (a spectrum).
+        kind: "line" joins the points; "points" does not (a spectrum); "density": x are places and y their weights,
+            both (m, n), to be drawn as the mean of m smoothed densities; "surface": y are (n, k),
+            heights over x and `across`.
         log_y: logarithmic ordinate.
         dashed: those of `y` to draw dashed (a prediction beside a measurement).
         each: what one of m curves is, in the singular ("eigenvector"): the legend counts "eigenvector 1",
             "eigenvector 2". Without it the legend counts quantities ("loss 1", "loss 2").
+        across: of a surface, the name of the array of its second coordinates, shape (k,).
     """
 
     file: str
@@ -71,6 +74,7 @@ class Curve:
     log_y: bool = False
     dashed: tuple[str, ...] = ()
     each: str = ""
+    across: str = ""
 
 
 @dataclass(frozen=True)

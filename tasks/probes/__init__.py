@@ -6,7 +6,9 @@ from .gradient_noise import GradientNoise
 from .interpolation import Interpolation
 from .intrinsic_dimension import IntrinsicDimension
 from .lanczos import Lanczos
+from .loss_surface import LossSurface
 from .perturbation import Perturbation
+from .spectral_density import SpectralDensity
 
 __all__ = [
     "AutoNEB",
@@ -15,5 +17,7 @@ __all__ = [
     "Interpolation",
     "IntrinsicDimension",
     "Lanczos",
+    "LossSurface",
     "Perturbation",
+    "SpectralDensity",
 ]

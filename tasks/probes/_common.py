@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from ..curvature import Hessian
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ..task import Context
     from ..trained import Trained
 
-__all__ = ["check_pairs", "check_same", "fixed_set", "hessian_pairs"]
+__all__ = ["check_pairs", "check_same", "fixed_set", "hessian_pairs", "symmetric"]
 
 
 def fixed_set(trained: Trained, split: str, examples: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,3 +62,11 @@ def check_same(a: Trained, b: Trained) -> None:
             f"The two networks ({a.train.model} and {b.train.model}) have different parameters: "
             f"only trials of one architecture on data of one shape can be joined by a path."
         )
+
+
+def symmetric(radius: float, steps: int) -> np.ndarray:
+    """Coordinates from −radius to radius, symmetric, and 0 exactly."""
+    import numpy as np
+
+    half = np.linspace(0, radius, steps // 2 + 1)
+    return np.concatenate([-half[:0:-1], half])

@@ -10,7 +10,7 @@ from ..errors import InvalidValue
 from ..spec import AtLeast, MoreThan
 from ..task import Artifact, Context, Curve, Probe, Results
 from ..trained import load_trained
-from ._common import check_pairs, fixed_set, hessian_pairs
+from ._common import check_pairs, fixed_set, hessian_pairs, symmetric
 
 __all__ = ["Perturbation"]
 
@@ -131,8 +131,7 @@ class Perturbation(Probe):
             eigen = [v * (norm if float(v @ hessian.gradient) >= 0 else -norm) for v in pairs.vectors]
             lines = {}
             for name, vectors, radius in (("eigen", eigen, self.radius), ("random", random, self.random_radius)):
-                half = np.linspace(0, radius, self.steps // 2 + 1)
-                epsilon = np.concatenate([-half[:0:-1], half])  # symmetric, and 0 exactly
+                epsilon = symmetric(radius, self.steps)
                 slope = np.array([float(v.double() @ hessian.gradient.double()) for v in vectors])
                 curvature = np.array([float(v.double() @ hessian(v).double()) for v in vectors])
                 points = [[land.evaluate(land.origin + float(e) * v, x, y) for e in epsilon] for v in vectors]
