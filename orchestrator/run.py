@@ -24,6 +24,7 @@ from .live import Live
 from .node_watch import NodeWatch, expectations
 from .plan import Plan
 from .room import Room
+from .runs import note_begun
 from .shipping import git_state, local_code, own_paths, register_by_value, shipment
 from .signals import INTERRUPTED
 from .slots import Shape, Slot, check_feasible, default_slot, shape_of, slot_of
@@ -137,8 +138,9 @@ def execute_plan(
     code = shipment() if joins(address) else None
 
     def note_keys() -> None:
-        """Say what this run needs, so that `gc` leaves it alone."""
+        """Say what this run needs, so that `gc` leaves it alone, and what it is about, so that it can be read."""
         store.write(f"{path}/keys", "\n".join(plan.nodes).encode(), durable=False)
+        note_begun(plan, store, path, started, (source or {}).get("command", ""))
 
     with ray_session(address, code) as signals:
         from ray import tune

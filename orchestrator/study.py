@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["DONE", "Column", "Metric", "Outcome", "SettingRecord", "Study", "Summary", "TaskRecord"]
 
 FILE = "study.json"
+BEGUN = "plan.json"
+"""What study.json is to say but for how the tasks end, in the folder of a run that has not come so far."""
 
 
 class Study:
@@ -98,6 +100,7 @@ class Study:
     def save(self, store: Store, run_path: str) -> None:
         """Write study.json into the run's folder ("runs/<sweep>/<run>")."""
         store.write(f"{run_path}/{FILE}", json.dumps({**self._record, "digest": self.digest()}).encode())
+        store.delete(f"{run_path}/{BEGUN}")
 
     @classmethod
     def load(cls, store: Store, run_path: str) -> Study:
@@ -109,18 +112,25 @@ class Study:
         data = store.read(f"{run_path}/{FILE}")
         if data is None:
             raise StoreError(f"The store {store} holds no {run_path}/{FILE}: that run did not reach its end.")
+        return cls.read(data, store, f"{run_path}/{FILE}")
+
+    @classmethod
+    def read(cls, data: bytes, store: Store, name: str) -> Study:
+        """The study of a record, as it lies in the store under this name.
+
+        Raises:
+            StoreError: it is none.
+        """
         try:
             record = json.loads(data)
             version = record["format"]
             if not isinstance(version, int):
                 raise TypeError
             if version > FORMAT:
-                raise StoreError(
-                    f"{run_path}/{FILE} in {store} was written by a newer version: upgrade the orchestrator."
-                )
+                raise StoreError(f"{name} in {store} was written by a newer version: upgrade the orchestrator.")
             return cls(store, checked(plain_data(record)))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise StoreError(f"{run_path}/{FILE} in {store} is damaged: run the sweep again.") from None
+            raise StoreError(f"{name} in {store} is damaged: run the sweep again.") from None
 
     def digest(self) -> str:
         """Equal for two studies whose reports say the same: same tasks, outcome, words and report code.

@@ -1,4 +1,4 @@
-"""What several verbs share: opening the store, finding an artifact by the beginning of its key, a run by its sweep."""
+"""What several verbs share: opening the store, finding an artifact by the beginning of its key, words."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from ..__main__ import default_store
-from ..errors import StoreError, nearest
+from ..errors import StoreError
 from ..store import Store
 
 
@@ -61,39 +60,6 @@ def find_artifact(store: Store, prefix: str, known: Mapping[str, str] | None = N
         keys = ", ".join(f"{name} {key[:12]}" for name, key in found[:4])
         raise StoreError(f"{prefix!r} is the beginning of {len(found)} keys ({keys}, …): give more of it.")
     return found[0]
-
-
-def find_run(store: Store, sweep: str | None, run: str | None = None) -> str:
-    """Path of a run in the store: the newest of the sweep, unless one is named.
-
-    Args:
-        sweep: its name, or its file; None if the store holds runs of one sweep only.
-    """
-    names = store.names("runs")
-    if not names:
-        raise StoreError(f"The store {store} holds no runs: name another with --store, or run a sweep first.")
-    if sweep is None:
-        if len(names) > 1:
-            raise StoreError(f"The store {store} holds runs of {', '.join(names)}: name one of them.")
-        sweep = names[0]
-    name = Path(sweep).stem if sweep.endswith(".py") else sweep
-    if name not in names:
-        raise StoreError(
-            f"The store {store} holds no run of {name!r}{nearest(name, names)}; it has {', '.join(names)}."
-        )
-    runs = runs_of(store, name)
-    if not runs:
-        raise StoreError(f"The store {store} holds no run of {name!r}: the last one ended before it began.")
-    # A first run that is still going on has not been named the latest.
-    chosen = run or store.latest_run(name) or runs[-1]
-    if chosen not in runs:
-        raise StoreError(f"There is no run {chosen!r} of {name}{nearest(str(chosen), runs)}; it has {', '.join(runs)}.")
-    return f"runs/{name}/{chosen}"
-
-
-def runs_of(store: Store, sweep: str) -> list[str]:
-    """Names of a sweep's runs, the newest last. One that was refused may leave an empty folder on an object store."""
-    return [name for name in store.names(f"runs/{sweep}") if name != "latest"]
 
 
 def size_in_words(size: float) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..study import Study
-from .common import find_run, open_store
+from ..runs import find_run, load
+from .common import open_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     store = open_store(options.store)
-    study = Study.load(store, find_run(store, options.sweep, options.run))
+    study = load(store, find_run(store, options.sweep, options.run))
     for file in study.export(options.to, options.format):
         print(file)
     return 0

@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import UserError
+from ..runs import find_run, load
 from ..store import Store
-from ..study import Study
-from .common import find_run, open_store
+from .common import open_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
     store = open_store(options.store)
     path = find_run(store, options.sweep, options.run)
-    study = Study.load(store, path)
+    study = load(store, path)
     study.write_tables(store, path)
     write_report(study, store, path)
     console = Console(highlight=False)

@@ -19,9 +19,10 @@ from ..errors import StoreError
 from ..events import read_events
 from ..live import FOLDER, is_dead, read_record
 from ..records import RUN_NAME
+from ..runs import find_run, runs_of
 from ..store import Store
 from ..text import say
-from .common import counted, find_run, open_store, runs_of, time_in_words
+from .common import counted, open_store, time_in_words
 
 JUST_NOW = 60.0
 """Seconds after its last event in which a run without a sign of life may still be starting or ending."""
