@@ -37,9 +37,9 @@ __all__ = [
     "pair_interval",
     "plan_seeds",
     "sd_bounds",
+    "split_variance",
     "t_quantile",
     "t_test_power",
-    "split_variance",
     "winner_coverage",
     "winners_curse",
 ]
