@@ -178,7 +178,7 @@ def primary_task(sweep: Sweep) -> tuple[Task, str]:
         return sweep.train, path
     owner, name = path.rsplit(".", 1)
     candidates = [sweep.train, *sweep.probes]
-    found = [t for t in candidates if owner in (type(t).__name__, _shown(t))]
+    found = [t for t in candidates if owner == _shown(t)] or [t for t in candidates if owner == type(t).__name__]
     if not found:
         names = [type(t).__name__ for t in candidates]
         pairs = [type(t).__name__ for t in (*sweep.pairs, *sweep.groups)]
