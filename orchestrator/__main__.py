@@ -13,20 +13,41 @@ from tasks.errors import UserError, nearest
 
 from .text import one_line
 
-VERBS = {
-    "sweep": "plan a sweep, run what is not stored, report",
-    "plan": "what would run, and why",
-    "status": "where the newest run of each sweep stands",
-    "report": "make the report of a run again",
-    "show": "how an artifact came to be",
-    "rerun": "compute one artifact again, and say whether the bytes agree",
-    "ls": "artifacts in the store",
-    "logs": "what a task printed, and its traceback",
-    "export": "the tables of a run as parquet or CSV",
-    "verify": "hash everything again, and name what is damaged",
-    "gc": "delete what no sweep file needs",
-    "doctor": "versions, devices, store and cluster at a glance",
+GROUPS = {
+    "begin": {
+        "doctor": "versions, devices, store and cluster at a glance",
+    },
+    "run a study": {
+        "sweep": "plan a sweep, run what is not stored, report",
+        "plan": "what would run, and why",
+        "status": "where the newest run of each sweep stands",
+    },
+    "read what it found": {
+        "report": "make the report of a run again",
+        "export": "the tables of a run as parquet or CSV",
+    },
+    "look at single tasks": {
+        "ls": "artifacts in the store",
+        "show": "how an artifact came to be",
+        "logs": "what a task printed, and its traceback",
+        "rerun": "compute one artifact again, and say whether the bytes agree",
+    },
+    "look after the store": {
+        "verify": "hash everything again, and name what is damaged",
+        "gc": "delete what no sweep file needs",
+    },
 }
+"""The verbs by what people do with them, each with what it does."""
+
+VERBS = {verb: text for verbs in GROUPS.values() for verb, text in verbs.items()}
+
+FIRST_SESSION = """\
+a first session (a minute, no GPU, no download):
+  python -m orchestrator sweep sweeps/sam_rho.py --smoke             train, measure, report
+  python -m orchestrator plan sweeps/sam_rho.py --smoke --seeds 5    what three more seeds would add
+  python -m orchestrator sweep sweeps/sam_rho.py --smoke --seeds 5   add them; nothing is done twice
+  python -m orchestrator report sam_rho-smoke --to sam_rho           report, tables and pictures in a folder
+"""
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -58,18 +79,31 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"{name} must be one of {', '.join(choices)}, not {value!r}{nearest(str(value), choices)}.")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    verbs = "\n".join(f"  {name:8} {text}" for name, text in VERBS.items())
-    parser = argparse.ArgumentParser(
-        prog="orchestrator",
-        usage="python -m orchestrator VERB [options]",
-        description="Multi-seed robustness studies of neural networks, on a laptop or a Ray cluster.",
-        epilog=f"verbs:\n{verbs}\n\n`python -m orchestrator VERB --help` tells more of each.",
+def help_text() -> str:
+    """What `python -m orchestrator --help` says."""
+    lines = ["usage: python -m orchestrator VERB [options]", ""]
+    lines += ["Multi-seed robustness studies of neural networks, on a laptop or a Ray cluster.", ""]
+    for group, verbs in GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:10} {text}" for name, text in verbs.items()), ""]
+    return "\n".join([*lines, FIRST_SESSION, "`python -m orchestrator VERB --help` tells more of each, with examples."])
+
+
+def make_parser(verb: str) -> Parser:
+    """The parser of a verb, whose module is imported for it."""
+    command = importlib.import_module(f"orchestrator.commands.{verb}")
+    parser = Parser(
+        prog=f"orchestrator {verb}",
+        description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("verb", metavar="VERB", help=argparse.SUPPRESS)
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--store",
+        metavar="URI",
+        default=default_store(),
+        help="where artifacts are: a folder, s3://…, gs://… (default: $ORCHESTRATOR_STORE, else ./artifacts)",
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(run_verb=command.run)
     return parser
 
 
@@ -88,31 +122,22 @@ def _check_working_folder() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code: 0 well, 1 a task failed, 2 a mistake, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser()
+    if args and args[0] == "help":  # `help sweep` is what some type
+        args = [*args[1:2], "--help"]
     if not args or args[0] in ("-h", "--help"):
-        parser.print_help()
+        print(help_text())
         return 0 if args else EXIT_MISTAKE
     verb, rest = args[0], args[1:]
     if verb not in VERBS:
         hint = nearest(verb, VERBS) or f": the verbs are {', '.join(VERBS)}"
+        if verb.startswith("-"):
+            hint = f": options such as {verb} come after it, as in `python -m orchestrator status {verb} …`"
         print(f"There is no verb {verb!r}{hint}.", file=sys.stderr)
         return EXIT_MISTAKE
-    command = importlib.import_module(f"orchestrator.commands.{verb}")
-    parser = Parser(
-        prog=f"orchestrator {verb}",
-        description=command.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--store",
-        metavar="URI",
-        default=default_store(),
-        help="where artifacts are: a folder, s3://…, gs://… (default: $ORCHESTRATOR_STORE, else ./artifacts)",
-    )
-    command.add_arguments(parser)
     try:
         _check_working_folder()
-        return int(command.run(parser.parse_all(rest)))
+        options = make_parser(verb).parse_all(rest)
+        return int(options.run_verb(options))
     except UserError as error:
         print(one_line(str(error)), file=sys.stderr)
         return EXIT_MISTAKE
