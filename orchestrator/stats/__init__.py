@@ -5,28 +5,58 @@ A study's unit of replication is the seed. What is not computed by scipy or stat
 """
 
 from .association import Association, Concordance, associate
-from .intervals import Interval, jackknife_bounds, mean_bounds, mean_interval, pair_interval, t_quantile
+from .comparisons import (
+    Comparison,
+    Effect,
+    Equivalence,
+    Improvement,
+    compare_paired,
+    compare_unpaired,
+    equivalence,
+    probability_of_improvement,
+)
+from .intervals import (
+    Interval,
+    Share,
+    jackknife_bounds,
+    mean_bounds,
+    mean_interval,
+    pair_interval,
+    share_interval,
+    t_quantile,
+)
 from .matched_loss import Adjusted, MatchedLoss, match_loss
 from .power import Curve, Power, detectable_effect, equivalence_power, needed_seeds, plan_seeds, sd_bounds, t_test_power
 from .refusal import Refused
 from .selection import FewerSeeds, WinnersCurse, fewer_seeds, winner_coverage, winners_curse
 from .variance_components import Component, Components, split_variance
+from .verdicts import Verdict, decide
 
 __all__ = [
     "Adjusted",
     "Association",
+    "Comparison",
     "Component",
     "Components",
     "Concordance",
     "Curve",
+    "Effect",
+    "Equivalence",
     "FewerSeeds",
+    "Improvement",
     "Interval",
     "MatchedLoss",
     "Power",
     "Refused",
+    "Share",
+    "Verdict",
     "WinnersCurse",
     "associate",
+    "compare_paired",
+    "compare_unpaired",
+    "decide",
     "detectable_effect",
+    "equivalence",
     "equivalence_power",
     "fewer_seeds",
     "jackknife_bounds",
@@ -36,7 +66,9 @@ __all__ = [
     "needed_seeds",
     "pair_interval",
     "plan_seeds",
+    "probability_of_improvement",
     "sd_bounds",
+    "share_interval",
     "split_variance",
     "t_quantile",
     "t_test_power",

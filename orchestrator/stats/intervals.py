@@ -50,7 +50,7 @@ class Interval:
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
-def t_quantile(level: float, degrees: int) -> float:
+def t_quantile(level: float, degrees: float) -> float:
     """The factor on the standard error of a two-sided Student t interval."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level!r}")
@@ -114,6 +114,41 @@ def pair_interval(values: Any, pairs: Sequence[tuple[Hashable, Hashable]], level
         note = "too few seeds: leaving one out leaves no pair, so there is no interval"
         return Interval(n, units, mean, sd, low, high, None, None, level, method, note)
     return Interval(n, units, mean, sd, low, high, float(bounds[0][0]), float(bounds[1][0]), level, method)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of runs with its exact interval.
+
+    Attributes:
+        k, n: how many of how many.
+        share: k/n; None of none.
+        low, high: bounds of the interval; None where n is 0.
+        level: nominal coverage; the actual one is at least that.
+    """
+
+    k: int
+    n: int
+    share: float | None
+    low: float | None
+    high: float | None
+    level: float
+    method: str = "Clopper–Pearson interval"
+    note: str = ""
+
+
+def share_interval(k: int, n: int, level: float = 0.95) -> Share:
+    """k of n independent runs with the interval of Clopper & Pearson (1934): quantiles of beta distributions."""
+    if not 0 <= k <= n:
+        raise ValueError(f"a share needs 0 ≤ k ≤ n, not {k} of {n}")
+    if n == 0:
+        return Share(0, 0, None, None, None, level, note="no run")
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = float(betaincinv(k, n - k + 1, tail)) if k else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
+    return Share(k, n, k / n, low, high, level)
 
 
 def mean_bounds(values: Any, level: float = 0.95) -> tuple[np.ndarray, np.ndarray] | None:
