@@ -8,6 +8,7 @@ from ...study import Study
 from .. import style
 from .canvas import Picture
 from .curves import curve_picture
+from .landscape import landscape_picture
 from .matrix import matrix_pictures
 from .metrics import metric_pictures
 from .run import outcome_picture, timeline_picture
@@ -27,7 +28,8 @@ def _pictures(study: Study) -> Iterator[Picture]:
     for column in study.columns_of("train", "probe", "pair", "group"):
         yield from metric_pictures(study, column)
         for i, curve in enumerate(column.curves):
-            picture = curve_picture(study, column, curve, i)
+            make_curve = landscape_picture if curve["kind"] in ("density", "surface") else curve_picture
+            picture = make_curve(study, column, curve, i)
             if picture is not None:
                 yield picture
         if column.kind == "pair":

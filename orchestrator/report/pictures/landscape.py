@@ -1,0 +1,202 @@
+"""What a probe of the whole landscape saw: densities of spectra, surfaces over a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import DamagedArtifact
+from ...study import DONE, Column, Study, TaskRecord
+from .. import style, words
+from ..views import chosen_settings, name_of, ordered
+from .canvas import MAX_PANELS, Picture, panels, rendered, shape, slug, titled
+from .curves import _gone
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+
+KERNEL = 0.01
+"""Width of the Gaussian that a node of a spectral density is spread over, as a share of the nodes' range."""
+
+POINTS = 800
+LEVELS = 14
+
+
+def landscape_picture(study: Study, column: Column, curve: Mapping[str, Any], index: int) -> Picture | None:
+    """The picture of a curve of kind "density" or "surface"; None if no task has its arrays."""
+    make = {"density": _density_picture, "surface": _surface_picture}[curve["kind"]]
+    return make(study, column, curve, f"{slug(column.name)}-{index + 1}-{slug(curve['file'])}")
+
+
+# Densities
+
+
+def draw_density(
+    ax: Axes, trials: Sequence[tuple[np.ndarray, np.ndarray]], *, kernel: float, x: np.ndarray, **line: Any
+) -> np.ndarray:
+    """Draw the mean over trials of the spectral density at x; returns it, shape (len(x),).
+
+    Args:
+        trials: nodes and weights of each, (vectors, steps); see `tasks.probes.SpectralDensity`.
+        kernel: standard deviation of the Gaussian that stands for each node.
+        line: options of `Axes.plot`.
+    """
+    import numpy as np
+
+    mean: np.ndarray = np.mean([smoothed(nodes, weights, x, kernel) for nodes, weights in trials], axis=0)
+    ax.plot(x, mean, **line)
+    return mean
+
+
+def smoothed(nodes: np.ndarray, weights: np.ndarray, x: np.ndarray, kernel: float) -> np.ndarray:
+    """The density at x, shape (n,): every node as a Gaussian of its weight, averaged over random vectors."""
+    import numpy as np
+
+    theta, share = nodes.reshape(-1), weights.reshape(-1) / len(nodes)
+    gauss = np.exp(-0.5 * ((x[:, None] - theta) / kernel) ** 2) / (kernel * np.sqrt(2 * np.pi))
+    density: np.ndarray = gauss @ share
+    return density
+
+
+def _density_picture(study: Study, column: Column, curve: Mapping[str, Any], name: str) -> Picture | None:
+    import numpy as np
+
+    settings = chosen_settings(study, style.MAX_SERIES)
+    data: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for task in _done(study, column):
+        setting = study.cell(task)[0]
+        arrays = _arrays(study, task, curve["file"], (curve["x"], *curve["y"])) if setting in settings else None
+        if arrays is not None and arrays[0].ndim == 2 and arrays[0].shape == arrays[1].shape:
+            data.setdefault(setting, []).append((arrays[0], arrays[1]))
+    if not data:
+        return None
+    everywhere = np.concatenate([nodes[weights > 1e-8] for rows in data.values() for nodes, weights in rows])
+    low, high = float(everywhere.min()), float(everywhere.max())
+    kernel = KERNEL * ((high - low) or abs(high) or 1.0)
+    x = np.linspace(low - 4 * kernel, high + 4 * kernel, POINTS)
+    fig, axes = panels(1, 1, height=3.2)
+    ax = axes[0]
+    palette = style.colours(len(data), ordered(study))
+    floor, top = np.inf, 0.0
+    for i, (setting, rows) in enumerate(data.items()):
+        dash = ("-", "--", "-.", ":")[i % 4]
+        mean = draw_density(ax, rows, kernel=kernel, x=x, color=palette[i], ls=dash, label=name_of(study, setting))
+        seen = np.concatenate([nodes[weights > 1e-8] for nodes, weights in rows])
+        floor, top = min(floor, float(np.interp(seen, x, mean).min())), max(top, float(mean.max()))
+        if len(data) <= 3 and len(rows) > 1:
+            for nodes, weights in rows:
+                ax.plot(x, smoothed(nodes, weights, x, kernel), color=palette[i], lw=0.5, alpha=0.45)
+    if curve["log_y"]:
+        ax.set_yscale("log")
+        ax.set_ylim(0.3 * floor, 3 * top)
+    ax.set_xlabel(curve["xlabel"])
+    ax.set_ylabel(curve["ylabel"])
+    if len(data) > 1:
+        ax.legend()
+    seeds = words.count(max(map(len, data.values())), "seed")
+    caption = (
+        f"How the eigenvalues of the Hessian are spread: mean over the seeds of a setting (up to {seeds})"
+        + ("; thin lines: single seeds" if len(data) <= 3 and max(map(len, data.values())) > 1 else "")
+        + f". Each node of the quadrature is spread over a Gaussian of width {words.number(kernel, 2)} "
+        f"({KERNEL:.0%} of the range shown), so nothing narrower can be told apart. Single bumps at the right are the "
+        "outliers. Exploratory."
+    )
+    if len(data) < len(study.settings):
+        caption += f" {len(data)} of {len(study.settings)} settings are drawn."
+    title = titled(study, column, curve)
+    return Picture(name, title, caption + _gone(study, column), column.kind, column.name, *rendered(fig, title))
+
+
+# Surfaces
+
+
+def draw_surface(ax: Axes, a: np.ndarray, b: np.ndarray, z: np.ndarray, *, levels: Sequence[float]) -> Any:
+    """Draw heights z, (len(a), len(b)), over the plane as filled contours with lines; returns the filled ones.
+
+    a runs to the right, b upwards; a cross marks (0, 0). Where z is not finite nothing is drawn.
+    """
+    import numpy as np
+
+    z = np.ma.masked_invalid(z.T)
+    filled = ax.contourf(a, b, z, levels=levels, cmap="viridis_r", extend="max")
+    filled.set_rasterized(True)
+    ax.contour(a, b, z, levels=levels[::2], colors="black", linewidths=0.35, alpha=0.6)
+    ax.plot(0, 0, marker="+", color="white", ms=8, mew=2.4)
+    ax.plot(0, 0, marker="+", color="black", ms=7, mew=1.0)
+    ax.grid(visible=False)
+    return filled
+
+
+def _surface_picture(study: Study, column: Column, curve: Mapping[str, Any], name: str) -> Picture | None:
+    import numpy as np
+    from matplotlib.ticker import FuncFormatter
+
+    settings = chosen_settings(study, MAX_PANELS)
+    shown: dict[int, tuple[str, list[np.ndarray]]] = {}
+    for task in _done(study, column):
+        setting, seed = task.trials[0]
+        if setting in settings and setting not in shown:
+            arrays = _arrays(study, task, curve["file"], (curve["x"], curve["across"], curve["y"][0]))
+            if arrays is not None and arrays[2].shape == (len(arrays[0]), len(arrays[1])):
+                shown[setting] = seed, arrays
+    heights = [z[np.isfinite(z)] for _, (_, _, z) in shown.values()]
+    if not any(len(z) for z in heights):
+        return None
+    levels = levels_of(np.concatenate(heights), log=curve["log_y"])
+    rows, columns_ = shape(len(shown), 3)
+    fig, axes = panels(rows, columns_, height=2.15 if columns_ > 1 else 3.8, layout="constrained", share=True)
+    filled: Any = None
+    for i, (ax, (setting, (seed, (a, b, z)))) in enumerate(zip(axes, shown.items(), strict=False)):
+        filled = draw_surface(ax, a, b, z, levels=levels)
+        ax.set_aspect("equal" if np.ptp(a) == np.ptp(b) else "auto")
+        ax.set_title(f"{name_of(study, setting)}, seed {seed}", loc="left", fontsize=8)
+        if i % columns_ == 0:
+            ax.set_ylabel("step along the second direction")
+        if i + columns_ >= len(shown):
+            ax.set_xlabel(curve["xlabel"])
+            ax.tick_params(labelbottom=True)
+    for ax in axes[len(shown) :]:
+        ax.remove()
+    bar = fig.colorbar(filled, ax=fig.axes, shrink=0.85, pad=0.02, format=FuncFormatter(lambda v, _: f"{v:.3g}"))
+    bar.set_label(curve["ylabel"])
+    caption = (
+        "One network a setting, the first seed that has the surface. The cross marks the trained network; contour "
+        "lines and colours are the same in all panels"
+        + (", at loss levels in equal ratios" if curve["log_y"] else "")
+        + ". A plane through random directions shows the landscape's typical shape, not its sharpest directions. "
+        "Exploratory: single networks."
+    )
+    if len(shown) < len(study.settings):
+        caption += f" {len(shown)} of {len(study.settings)} settings are drawn."
+    title = titled(study, column, curve)
+    return Picture(name, title, caption + _gone(study, column), column.kind, column.name, *rendered(fig, title))
+
+
+def levels_of(heights: np.ndarray, *, log: bool) -> list[float]:
+    """Contour levels from the lowest height to the 98th percentile: in equal ratios if log and all are positive."""
+    import numpy as np
+
+    low, high = float(heights.min()), float(np.percentile(heights, 98))
+    if high <= low:
+        return [low - 0.5 * (abs(low) or 1.0), low + 0.5 * (abs(low) or 1.0)]
+    if log and low > 0:
+        return [float(v) for v in np.geomspace(low, high, LEVELS)]
+    return [float(v) for v in np.linspace(low, high, LEVELS)]
+
+
+def _done(study: Study, column: Column) -> list[TaskRecord]:
+    return [t for t in study.of_column(column.name) if study.statuses[t.key] == DONE]
+
+
+def _arrays(study: Study, task: TaskRecord, file: str, names: Sequence[str]) -> list[np.ndarray] | None:
+    """Arrays of a file of a task; None if it has none that can be used."""
+    import numpy as np
+
+    if f"{file}.npz" not in study.manifest(task.key).get("files", {}):
+        return None
+    try:
+        with study.file(task.key, f"{file}.npz") as path, np.load(path, allow_pickle=False) as found:
+            return [np.asarray(found[name], dtype=float) for name in names]
+    except (OSError, ValueError, KeyError, DamagedArtifact):
+        return None
