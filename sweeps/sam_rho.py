@@ -6,7 +6,16 @@ from orchestrator import Sweep, same_seed, same_setting
 from tasks.data import CIFAR10, Digits
 from tasks.models import MLP, SimpleCNN
 from tasks.optimizers import ASAM, SAM
-from tasks.probes import AutoNEB, Ensemble, GradientNoise, Interpolation, Lanczos, Perturbation
+from tasks.probes import (
+    AutoNEB,
+    Ensemble,
+    GradientNoise,
+    Interpolation,
+    Lanczos,
+    LossSurface,
+    Perturbation,
+    SpectralDensity,
+)
 from tasks.train import Train
 
 BASE = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
@@ -25,7 +34,7 @@ sweep = Sweep(
         ),
     ),
     seeds=range(5),
-    probes=[Lanczos(k=3), GradientNoise(), Perturbation()],
+    probes=[Lanczos(k=3), GradientNoise(), Perturbation(), SpectralDensity(), LossSurface()],
     pairs=[Interpolation(steps=41), AutoNEB()],
     groups=[Ensemble()],
     pair_when=same_setting | same_seed,
@@ -42,6 +51,8 @@ sweep = Sweep(
             ]
         ),
         "seeds": range(2),
+        "probes.SpectralDensity.vectors": 3,
+        "probes.LossSurface.steps": (11, 11),
         "pairs.Interpolation.steps": 21,
         "pairs.AutoNEB.cycles": 3,
         "pairs.AutoNEB.steps": 20,
