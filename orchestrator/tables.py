@@ -33,7 +33,7 @@ def trials(study: Study) -> pa.Table:
         for task in study.of_column(column.name):
             setting, seed = task.trials[0]
             on_it = probes.get(task.trials[0], [])
-            row = {**_setting_cells(study, setting), "seed": _seed(study, seed), **_cells(study, [task, *on_it])}
+            row = {**setting_cells(study, setting), "seed": seed_cell(study, seed), **_cells(study, [task, *on_it])}
             row |= {"status": study.statuses[task.key], "key": task.key, "notes": _notes(study, [task, *on_it])}
             rows.append(row)
     first = ["setting", *_config_columns(study), "seed"]
@@ -61,9 +61,9 @@ def _joint_table(study: Study, kinds: tuple[str, ...], first: list[str]) -> pa.T
         if kinds == ("pair",):
             row: dict[str, Any] = {}
             for side, (setting, seed) in zip("ab", about, strict=True):
-                row |= {f"setting_{side}": study.settings[setting].label, f"seed_{side}": _seed(study, seed)}
+                row |= {f"setting_{side}": study.settings[setting].label, f"seed_{side}": seed_cell(study, seed)}
         else:
-            row = {**_setting_cells(study, about[0][0]), "seeds": len(about)}
+            row = {**setting_cells(study, about[0][0]), "seeds": len(about)}
         row |= _cells(study, tasks)
         row |= {f"{t.column}.key": t.key for t in tasks}
         ended = {study.statuses[t.key] for t in tasks}
@@ -162,12 +162,14 @@ def _config_columns(study: Study) -> list[str]:
     return list(dict.fromkeys(f"config.{path}" for s in study.settings for path in s.config))
 
 
-def _setting_cells(study: Study, index: int) -> dict[str, Any]:
+def setting_cells(study: Study, index: int) -> dict[str, Any]:
+    """Label and parameters of a setting, by column."""
     setting = study.settings[index]
     return {"setting": setting.label, **{f"config.{path}": v for path, v in setting.config.items()}}
 
 
-def _seed(study: Study, label: str) -> int | str:
+def seed_cell(study: Study, label: str) -> int | str:
+    """A seed as the tables have it: a number where all are."""
     return int(label) if all(r.isdecimal() for r in study.replicates) else label
 
 
