@@ -40,7 +40,8 @@ class Declared:
         contrasts: the family: two settings each; differences are first − second.
         margin: differences of the primary metric within it count as none; None if nothing was declared.
         smallest_effect: the smallest difference that matters, for power; the margin where it is not stated.
-        notes: what of the declaration does not hold here, and why, in sentences.
+        notes: what of the declaration does not hold here, and why.
+        confirms: the run whose choice this study confirms on fresh seeds; empty for any other.
     """
 
     primary: str
@@ -50,6 +51,7 @@ class Declared:
     margin: float | None = None
     smallest_effect: float | None = None
     notes: tuple[str, ...] = ()
+    confirms: str = ""
 
 
 def check_fields(sweep: Sweep) -> None:
@@ -131,7 +133,11 @@ def resolve(sweep: Sweep, settings: Sequence[Setting]) -> Declared:
     contrasts = _contrasts(sweep, settings, labels, baseline, notes)
     effect = sweep.margin if sweep.smallest_effect is None else sweep.smallest_effect
     column = type(task).__name__
-    return Declared(f"{column}.{name}", mode, baseline, contrasts, sweep.margin, effect, tuple(notes))
+    if sweep.search is not None:
+        notes.append(
+            f"{type(sweep.search).__name__} chose the settings by their results, so none could be named beforehand"
+        )
+    return Declared(f"{column}.{name}", mode, baseline, contrasts, sweep.margin, effect, tuple(notes), sweep.confirms)
 
 
 def _contrasts(

@@ -233,7 +233,7 @@ def declared_of(record: Mapping[str, Any]) -> Declared:
         train = next((c["name"] for c in record["columns"] if c["kind"] == "train"), "Train")
         return Declared(f"{train}.{record['metric']}", record["mode"])
     contrasts = tuple((a, b) for a, b in declared["contrasts"])
-    known = {name: declared[name] for name in ("primary", "mode", "baseline", "margin", "smallest_effect")}
+    known = {name: declared[name] for name in ("primary", "mode", "baseline", "margin", "smallest_effect", "confirms")}
     return Declared(**known, contrasts=contrasts, notes=tuple(declared["notes"]))
 
 
@@ -303,7 +303,7 @@ def _check_declared(record: dict[str, Any]) -> None:
     declared = record.get("declared")
     if declared is None:
         return
-    _demand(declared, "primary", "mode", of=str)
+    _demand(declared, "primary", "mode", "confirms", of=str)
     _demand(declared, "contrasts", "notes", of=list)
     _demand(declared, "margin", "smallest_effect", of=(float, int, type(None)))
     if declared["mode"] not in ("max", "min") or not all(isinstance(note, str) for note in declared["notes"]):

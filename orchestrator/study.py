@@ -43,6 +43,7 @@ from .text import plain_data
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .inference import Findings
     from .plan import Plan
 
 __all__ = ["DONE", "Column", "Metric", "Outcome", "SettingRecord", "Study", "Summary", "TaskRecord"]
@@ -317,7 +318,7 @@ class Study:
                 interval = pair_interval(numbers, seeds)
             else:
                 interval = mean_interval(numbers)
-            reasons = Counter(self._missing(t, metric) for t in tasks if t.key not in values)
+            reasons = Counter(self.missing(t, metric) for t in tasks if t.key not in values)
             censored = reasons.get(CENSORED, 0)
             if censored and interval.n:
                 note = "some values are censored, so a mean would be too small: see the median"
@@ -331,7 +332,8 @@ class Study:
         settings = tuple(sorted(s for s, _ in task.trials))
         return settings if task.kind == "pair" else settings[:1]
 
-    def _missing(self, task: TaskRecord, metric: Metric) -> str:
+    def missing(self, task: TaskRecord, metric: Metric) -> str:
+        """Why a task has no value of the metric, in words."""
         status = self.statuses[task.key]
         if status == "skipped":
             cause = self.tasks.get(task.because or "")
@@ -365,6 +367,13 @@ class Study:
     def main_metric(self) -> Metric | None:
         """The training's result that the sweep names as its metric, if it has been measured."""
         return next((m for m in self.headline("train") if m.name == self.metric), None)
+
+    @cached_property
+    def findings(self) -> Findings:
+        """The family's verdicts and what else the numbers tell (see `orchestrator.inference`)."""
+        from .inference import findings
+
+        return findings(self)
 
     # Tables (see `orchestrator.tables` for what is in them)
 
@@ -416,8 +425,8 @@ def _is_number(value: Any) -> bool:
 def code_files() -> list[Path]:
     """The modules and templates that make tables and reports of a study."""
     here = Path(__file__).parent
-    modules = [here / f"{name}.py" for name in ("records", "study", "tables")]
-    folders = [p for folder in ("report", "stats") for p in (here / folder).rglob("*")]
+    modules = [here / f"{name}.py" for name in ("declared", "records", "study", "tables")]
+    folders = [p for folder in ("inference", "report", "stats") for p in (here / folder).rglob("*")]
     return sorted([*modules, *(p for p in folders if p.suffix in (".py", ".html", ".css", ".js"))])
 
 

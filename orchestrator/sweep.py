@@ -195,6 +195,8 @@ class Sweep:
     name: str = field(default="", kw_only=True)
     question: str = field(default="", kw_only=True)
     file: str = field(default="", kw_only=True)
+    confirms: str = field(default="", kw_only=True)
+    """The run whose choice this sweep confirms on fresh seeds; empty for any other."""
     inherited: tuple[str, ...] = field(default=(), kw_only=True)
     """Of a smoke size: what it has not declared itself. What of this has no settings there is dropped, and said."""
 

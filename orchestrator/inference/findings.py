@@ -9,10 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..declared import Declared
 from ..records import Metric
+
+if TYPE_CHECKING:
+    from ..stats import (
+        Association,
+        Comparison,
+        Components,
+        FewerSeeds,
+        MatchedLoss,
+        Power,
+        Share,
+        Verdict,
+        WinnersCurse,
+    )
 
 __all__ = [
     "Compared",
@@ -44,8 +57,8 @@ class Compared:
     a: int
     b: int
     metric: Metric
-    comparison: Any
-    verdict: Any | None
+    comparison: Comparison
+    verdict: Verdict | None
     seeds: tuple[str, ...]
     left_out: Mapping[str, int]
     sentence: str
@@ -61,7 +74,7 @@ class Diverged:
     """
 
     setting: int
-    share: Any
+    share: Share
     sentence: str
 
 
@@ -78,7 +91,7 @@ class Winner:
 
     setting: int
     runner_up: int
-    curse: Any | None
+    curse: WinnersCurse | None
     command: str
     sentence: str
 
@@ -93,8 +106,8 @@ class PowerFinding:
         settings: whose spread it is reckoned with.
     """
 
-    power: Any
-    equivalence: Any | None
+    power: Power
+    equivalence: Power | None
     settings: tuple[int, ...]
     sentence: str
 
@@ -108,7 +121,7 @@ class FewerSeedsFinding:
         settings: those that were compared.
     """
 
-    result: Any
+    result: FewerSeeds
     settings: tuple[int, ...]
     sentence: str
 
@@ -125,7 +138,7 @@ class VarianceFinding:
     setting: int
     metric: Metric
     streams: tuple[str, str]
-    result: Any
+    result: Components
     sentence: str
 
 
@@ -142,8 +155,8 @@ class SharpnessFinding:
 
     sharpness: Metric
     generalisation: Metric
-    result: Any
-    matched: Any | None
+    result: Association
+    matched: MatchedLoss | None
     points: tuple[tuple[int, str, float, float], ...]
     sentence: str
 

@@ -30,6 +30,13 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{_plain(value / 10.0**exponent, digits - 2)} × 10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
+def with_sign(value: float | None, digits: int = 3) -> str:
+    """A difference: +0.0120, −3.1, 0."""
+    if value is None or value == 0:
+        return number(value)
+    return ("+" if value > 0 else "") + number(float(value), digits)
+
+
 def with_half_width(mean: float, half: float | None) -> str:
     """A mean with half the width of its interval, to two digits of the latter: 0.9060 ± 0.0090."""
     if half is None or not math.isfinite(half):

@@ -15,6 +15,7 @@ from .comparisons import (
     equivalence,
     probability_of_improvement,
 )
+from .crossed import crossed_error, crossed_interval
 from .intervals import (
     Interval,
     Share,
@@ -54,6 +55,8 @@ __all__ = [
     "associate",
     "compare_paired",
     "compare_unpaired",
+    "crossed_error",
+    "crossed_interval",
     "decide",
     "detectable_effect",
     "equivalence",

@@ -1,0 +1,150 @@
+"""Settings compared two by two: the declared family, and everything else as exploratory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..records import CENSORED, DIVERGED, Metric
+from ..stats import Comparison, compare_paired, compare_unpaired, decide
+from ..stats.comparisons import Mode
+from . import sentences
+from .crossing import Crossing, crossed_comparison
+from .findings import Compared
+from .values import STOPPED, Values, values_of
+
+if TYPE_CHECKING:
+    from ..study import Study
+
+__all__ = ["MOST_EXPLORATORY", "Paired", "compare", "exploratory", "family"]
+
+MOST_EXPLORATORY = 2000
+"""Comparisons beyond the family, at most: with more, nobody reads them, and they take their time."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two settings of which each value was given its place.
+
+    Attributes:
+        seeds: those that are paired; empty where the design is unpaired.
+        left_out: how many trials are in no figure, by reason.
+    """
+
+    comparison: Comparison
+    seeds: tuple[str, ...]
+    left_out: dict[str, int]
+
+
+def family(study: Study, metric: Metric | None, level: float, crossing: Crossing | None) -> list[Compared]:
+    """The declared contrasts with their verdicts, all corrected together."""
+    declared = study.declared
+    if metric is None or not declared.contrasts:
+        return []
+    values = values_of(study, metric)
+    mode: Mode = "max" if declared.mode == "max" else "min"
+    found = [compare(values, a, b, mode, level, crossing) for a, b in declared.contrasts]
+    verdicts = decide([p.comparison for p in found], mode=mode, margin=declared.margin, level=level)
+    return [
+        Compared(
+            a, b, metric, p.comparison, verdict, p.seeds, p.left_out,
+            sentences.verdict(study, (a, b), metric, verdict, p.left_out, len(found), declared.margin),
+        )
+        for (a, b), p, verdict in zip(declared.contrasts, found, verdicts, strict=True)
+    ]  # fmt: skip
+
+
+def exploratory(
+    study: Study, metrics: Sequence[Metric], reference: int, level: float, crossing: Crossing | None
+) -> tuple[list[Compared], int]:
+    """Each setting against the reference on every metric, as far as the family does not hold it.
+
+    Returns:
+        the comparisons, and how many were left out because there are too many.
+    """
+    primary = study.declared.primary
+    declared = {frozenset(pair) for pair in study.declared.contrasts}
+    wanted = [
+        (metric, s.index)
+        for metric in metrics
+        for s in study.settings
+        if s.index != reference and not (metric.path == primary and frozenset((s.index, reference)) in declared)
+    ]
+    by_metric: dict[str, Values] = {}
+    found = []
+    for metric, setting in wanted[:MOST_EXPLORATORY]:
+        if metric.path not in by_metric:
+            by_metric[metric.path] = values_of(study, metric)
+        p = compare(by_metric[metric.path], setting, reference, _mode(study, metric), level, crossing)
+        said = sentences.exploratory(study, (setting, reference), metric, p.comparison, p.left_out)
+        found.append(Compared(setting, reference, metric, p.comparison, None, p.seeds, p.left_out, said))
+    return found, max(len(wanted) - MOST_EXPLORATORY, 0)
+
+
+def _mode(study: Study, metric: Metric) -> Mode | None:
+    """Whether more of a metric is better; None where nobody has said."""
+    if metric.path == study.declared.primary:
+        return "max" if study.declared.mode == "max" else "min"
+    if metric.column.kind == "train" and metric.name == study.metric:
+        return "max" if study.mode == "max" else "min"
+    return None
+
+
+def compare(
+    values: Values, a: int, b: int, mode: Mode | None, level: float, crossing: Crossing | None = None
+) -> Paired:
+    """One setting against another. Whether it is paired follows from the seeds that were planned, not from values.
+
+    Settings that were given the same seeds, or at least two in common, are paired by these. A seed of which one side
+    has no value is left out, unless it diverged, which counts as the worst result where `mode` says what is
+    worse. Where a scheduler stopped trainings early, what is left was selected by its own results: nothing is compared.
+    Nor is it where values are censored: those that are known would be a selection too.
+    """
+    own, other = values.seeds[a], values.seeds[b]
+    shared = tuple(s for s in own if s in set(other))
+    paired = len(shared) >= 2 or own == other
+    left_out: Counter[str] = Counter()
+    if not paired:  # of a single seed in common one side has to do without, else the two were not independent
+        other = tuple(s for s in other if s not in shared)
+    elif len(shared) < max(len(own), len(other)):
+        left_out["without a partner"] = len(own) + len(other) - 2 * len(shared)
+    for why in (STOPPED, CENSORED):
+        if values.has(why, a) or values.has(why, b):
+            left_out[why] = sum(values.reason(i, s) == why for i in (a, b) for s in values.seeds[i])
+            empty = (compare_paired if paired else compare_unpaired)([], [], mode=mode or "max", level=level)
+            return Paired(replace(empty, note=_NOT_COMPARED[why]), (), dict(left_out))
+
+    def usable(setting: int, seed: str) -> bool:
+        reason = values.reason(setting, seed)
+        return not reason or (reason == DIVERGED and mode is not None)
+
+    def value(setting: int, seed: str) -> float:
+        return values.found.get((setting, seed), float("nan"))
+
+    if not paired:
+        sides = []
+        for setting, seeds in ((a, own), (b, other)):
+            left_out.update(values.reason(setting, s) for s in seeds if not usable(setting, s))
+            sides.append([value(setting, s) for s in seeds if usable(setting, s)])
+        return Paired(compare_unpaired(*sides, mode=mode or "max", level=level), (), dict(left_out))
+    kept = []
+    for seed in shared:
+        lacking = [s for s in (a, b) if not usable(s, seed)]
+        left_out.update(values.reason(s, seed) for s in lacking)
+        if len(lacking) == 1:
+            left_out["without a partner"] += 1
+        if not lacking:
+            kept.append(seed)
+    x, y = ([value(s, seed) for seed in kept] for s in (a, b))
+    comparison = compare_paired(x, y, mode=mode or "max", level=level)
+    if crossing is not None:
+        comparison = crossed_comparison(comparison, x, y, kept, crossing)
+    return Paired(comparison, tuple(kept), dict(left_out))
+
+
+_NOT_COMPARED = {
+    STOPPED: "a scheduler stopped trainings early, so those that are left were selected by their own results",
+    CENSORED: "some values are only known to lie above the range that was looked at",
+}
