@@ -10,9 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
+from .comparisons import Design
+from .quadrature import chi2_nodes
 from .refusal import Refused
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "SIZES",
@@ -26,7 +32,6 @@ __all__ = [
     "t_test_power",
 ]
 
-Design = Literal["paired", "unpaired"]
 Question = Literal["difference", "equivalence"]
 
 SIZES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
@@ -101,10 +106,11 @@ def sd_bounds(sd: float, degrees: int, level: float = 0.95) -> tuple[float, floa
 
 
 def t_test_power(effect: float, sd: float, n: int, *, design: Design = "paired", alpha: float = 0.05) -> float:
-    """Power of the two-sided t test: P(|T| > t) for T noncentral t (Student 1908; Johnson and Welch 1940).
+    """Power of the two-sided t test: on the differences if paired, else Welch's with n values of equal spread each.
 
-    Unpaired it is that of Student's test with 2n − 2 degrees of freedom, which Welch's test has for equal spread
-    up to its estimate of the degrees; by simulation Welch's is lower by up to 0.05 at n = 3 and 0.01 at n = 5.
+    The chance that a normal difference lies outside t times its estimated standard error, over the distribution of that
+    estimate: paired this is the noncentral t distribution (Johnson and Welch 1940). Welch's test is weaker than the
+    pooled t test that power tables are for, at 5 seeds by up to 0.03 and at 3 by up to 0.11.
 
     Args:
         effect: true difference of the means.
@@ -114,13 +120,12 @@ def t_test_power(effect: float, sd: float, n: int, *, design: Design = "paired",
     """
     if n < 2:
         return 0.0
-    from scipy.special import nctdtr, stdtrit
+    import numpy as np
+    from scipy.special import ndtr
 
-    degrees, error = _degrees_and_error(sd, n, design)
-    t = float(stdtrit(degrees, 1 - alpha / 2))
-    shift = abs(effect) / error
-    other_side = float(nctdtr(degrees, shift, -t)) if shift < 5 else 0.0  # below 1e-9, and nan far out
-    return min(max(1 - float(nctdtr(degrees, shift, t)) + other_side, 0.0), 1.0)
+    weights, critical = _critical(n, design, alpha / 2)
+    shift = abs(effect) / _error(sd, n, design)
+    return min(float(np.sum(weights * (ndtr(shift - critical) + ndtr(-shift - critical)))), 1.0)
 
 
 def equivalence_power(
@@ -128,8 +133,7 @@ def equivalence_power(
 ) -> float:
     """Probability that both one-sided t tests place the difference within ±margin (Schuirmann 1987; Phillips 1990).
 
-    Given the estimated standard error s, they do if |estimate| < margin − t·s; that normal probability is integrated
-    over the χ² distribution of s², by Gauss-Legendre quadrature in its probability integral.
+    They do if the estimate lies within the margin less t times its estimated standard error.
 
     Args:
         margin: positive; sd, n, design as in `t_test_power`.
@@ -139,17 +143,12 @@ def equivalence_power(
     if n < 2:
         return 0.0
     import numpy as np
-    from scipy.special import chdtr, chdtri, ndtr, stdtrit
+    from scipy.special import ndtr
 
-    degrees, error = _degrees_and_error(sd, n, design)
-    t = float(stdtrit(degrees, 1 - alpha))
-    largest = float(chdtr(degrees, degrees * (margin / (t * error)) ** 2))  # beyond it s is too large to conclude
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    quantile = chdtri(degrees, 1 - largest * (nodes + 1) / 2)
-    room = (margin - t * error * np.sqrt(quantile / degrees)) / error
-    shift = difference / error
-    inside = np.clip(ndtr(room - shift) - ndtr(-room - shift), 0, None)
-    return float(np.sum(weights * inside) * largest / 2)
+    weights, critical = _critical(n, design, alpha)
+    error = _error(sd, n, design)
+    room, shift = margin / error - critical, difference / error
+    return float(np.sum(weights * np.clip(ndtr(room - shift) - ndtr(-room - shift), 0, None)))
 
 
 def needed_seeds(
@@ -258,6 +257,21 @@ def _test(question: Question) -> Callable[..., float]:
     return t_test_power if question == "difference" else equivalence_power
 
 
-def _degrees_and_error(sd: float, n: int, design: Design) -> tuple[int, float]:
-    """Degrees of freedom and true standard error of the difference."""
-    return (n - 1, sd / math.sqrt(n)) if design == "paired" else (2 * n - 2, sd * math.sqrt(2 / n))
+def _error(sd: float, n: int, design: Design) -> float:
+    """True standard error of the difference."""
+    return sd * math.sqrt((1 if design == "paired" else 2) / n)
+
+
+@lru_cache(maxsize=512)
+def _critical(n: int, design: Design, tail: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights, and t times estimated over true standard error: what the estimate is held against, as a distribution."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    if design == "paired":
+        v, weights = chi2_nodes(n - 1, 400)
+        return weights, float(stdtrit(n - 1, 1 - tail)) * np.sqrt(v / (n - 1))
+    v, weights = chi2_nodes(n - 1, 64)
+    a, b = np.meshgrid(v, v)
+    degrees = (n - 1) * (a + b) ** 2 / (a**2 + b**2)  # Welch-Satterthwaite
+    return np.outer(weights, weights), stdtrit(degrees, 1 - tail) * np.sqrt((a + b) / (2 * (n - 1)))
