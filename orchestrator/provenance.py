@@ -78,6 +78,33 @@ def part(manifest: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
+def flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a canonical specification by path, those of the Specs in them too.
+
+    Of a Spec its class stands under its own path, of a sequence of Specs their classes ("Mixup + L1"); a second of
+    one class is "L1#2", as in paths of overrides.
+    """
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict) and "class" in value:
+            found[prefix + name] = class_name(value)
+            found |= flat({k: v for k, v in value.items() if k != "class"}, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(v, dict) and "class" in v for v in value):
+            names = [class_name(v) for v in value]
+            found[prefix + name] = " + ".join(names)
+            for place, (own, inner) in enumerate(zip(names, value, strict=True)):
+                number = names[: place + 1].count(own)
+                part_name = own if number == 1 else f"{own}#{number}"
+                found |= flat({k: v for k, v in inner.items() if k != "class"}, f"{prefix}{name}.{part_name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def class_name(spec: Mapping[str, Any]) -> str:
+    return str(spec["class"]).rpartition(":")[2]
+
+
 def lineage(store: Store, task: str, key: str, catalogue: Mapping[str, str]) -> Lineage:
     """The line of ancestors of an artifact.
 

@@ -6,12 +6,15 @@ import argparse
 import shlex
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from ..__main__ import default_store
-from ..errors import StoreError
+from ..errors import StoreError, UserError
+from ..runs import RunName, find_run, load, run_name
 from ..store import Store
+from ..study import Study
 
 
 def open_store(uri: str) -> Store:
@@ -23,6 +26,41 @@ def open_store(uri: str) -> Store:
     store = Store(uri)
     store.check_format()
     return store
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that was named on the command line.
+
+    Attributes:
+        study: what it left, or has so far.
+        store, path: where it lies.
+    """
+
+    study: Study
+    store: Store
+    path: str
+
+    @property
+    def run(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+RUN_HELP = "SWEEP, SWEEP/RUN or FILE.py, after STORE# if it is in another store (s3://bucket/prefix#sam_rho)"
+
+
+def open_run(text: str | None, options: argparse.Namespace, run: str | None = None) -> Opened:
+    """The run that is meant by what somebody typed (see `runs.run_name`); None for the only sweep of the store.
+
+    Raises:
+        StoreError: there is no such run; the sentence names the nearest.
+    """
+    name = run_name(text) if text else RunName(None)
+    if run and name.run:
+        raise UserError(f"{text!r} names a run already: leave out --run {run}.")
+    store = open_store(name.store or options.store)
+    path = find_run(store, name.sweep, run or name.run)
+    return Opened(load(store, path), store, path)
 
 
 def same_store(options: argparse.Namespace) -> str:

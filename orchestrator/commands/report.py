@@ -1,42 +1,86 @@
-"""Make the report of a run again, from the store alone.
+"""Make the report of a run again, from the store alone; or one report of several runs together.
+
+Of several runs, settings whose trainings are the same but for the seeds are one, with the seeds of all; what the runs
+differ in is said at the top of the report. Runs are named SWEEP, SWEEP/RUN or FILE.py, those of another store after
+STORE#.
 
 examples:
   python -m orchestrator report sam_rho
   python -m orchestrator report sam_rho --store s3://bucket/prefix --to sam_rho
+  python -m orchestrator report sam_rho sam_groups --to both
+  python -m orchestrator report sweeps/sam_rho.py s3://bucket/prefix#sam_rho/2026-11-22
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from ..combine import combine, names_of
 from ..errors import UserError
-from ..runs import find_run, load
 from ..store import Store
-from .common import open_store
+from .common import RUN_HELP, Opened, open_run
+
+TOGETHER = "runs/several/together"
+"""Where the report of several runs is put together, in a folder of its own."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", nargs="?", help="name or file of the sweep (default: the only one in the store)")
-    parser.add_argument("--run", help="a run by name (default: the newest)")
-    parser.add_argument("--to", metavar="FOLDER", help="copy the report, its pictures and tables to a local folder")
+    parser.add_argument("sweep", nargs="*", help=f"{RUN_HELP}; default: the only sweep in the store")
+    parser.add_argument("--run", help="a run by name, or its beginning (default: the newest)")
+    parser.add_argument(
+        "--to",
+        metavar="FOLDER",
+        help="copy the report, its pictures and tables to a local folder (of several runs by default "
+        "./report-SWEEP-SWEEP)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..report import write_report
-    from ..report.terminal import terminal_table
+    if len(options.sweep) > 1 and options.run:
+        raise UserError(f"--run {options.run} is about one of several sweeps: write SWEEP/{options.run} for that one.")
+    opened = [open_run(text, options, options.run) for text in options.sweep or [None]]
+    console = Console(highlight=False)
+    if len(opened) == 1:
+        return _of_one(opened[0], options.to, console)
+    return _of_several(opened, options.to, console)
 
-    store = open_store(options.store)
-    path = find_run(store, options.sweep, options.run)
-    study = load(store, path)
+
+def _of_one(opened: Opened, to: str | None, console: Console) -> int:
+    from ..report import terminal_table, write_report
+
+    study, store, path = opened.study, opened.store, opened.path
     study.write_tables(store, path)
     write_report(study, store, path)
-    console = Console(highlight=False)
+    for remark in study.remarks:
+        console.print(remark, markup=False, soft_wrap=True)
     console.print(terminal_table(study, console.width))
-    report = store.shown(f"{path}/report.html") if options.to is None else copy(store, path, Path(options.to))
+    report = store.shown(f"{path}/report.html") if to is None else copy(store, path, Path(to))
+    console.print(f"report: {report}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _of_several(opened: Sequence[Opened], to: str | None, console: Console) -> int:
+    from ..report import terminal_table, write_report
+
+    sweeps = [o.study.sweep for o in opened]
+    study = combine(
+        [o.study for o in opened], names_of(sweeps, [o.run for o in opened], [str(o.store) for o in opened])
+    )
+    folder = Path(to or "-".join(["report", *dict.fromkeys(sweeps)]))
+    with tempfile.TemporaryDirectory(prefix="orchestrator-report-") as scratch:
+        made = Store(scratch)
+        study.write_tables(made, TOGETHER)
+        write_report(study, made, TOGETHER)
+        report = copy(made, TOGETHER, folder)
+    for remark in study.remarks:
+        console.print(remark, markup=False, soft_wrap=True)
+    console.print(terminal_table(study, console.width))
     console.print(f"report: {report}", markup=False, soft_wrap=True)
     return 0
 
@@ -47,7 +91,7 @@ def copy(store: Store, path: str, folder: Path) -> Path:
     Raises:
         UserError: the folder cannot be written to.
     """
-    read = re.compile(r"report\.html|\w+\.parquet"), re.compile(r"[\w.-]+\.png")
+    read = re.compile(r"report\.html|\w+\.parquet"), re.compile(r"[\w.-]+\.(png|svg)")
     try:
         for below, wanted in zip(("", "plots/"), read, strict=True):
             for name in store.names(f"{path}/{below}".rstrip("/")):

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..events import read_events
 from ..manifests import MANIFEST
-from ..provenance import Lineage, lineage, part
+from ..provenance import Lineage, flat, lineage, part
 from ..slots import in_words
 from ..store import is_run
 from ..text import say
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     events = list(read_events(store, manifest["run"])) if is_run(manifest.get("run")) else []
     _section("made", _made(manifest, events))
     _rows("attempts", [_told(e) for e in events if e.get("key") == key])
-    _section("parameters", _flat(part(manifest, "fields")))
+    _section("parameters", flat(part(manifest, "fields")))
     _section(
         "seeds of the streams of randomness" if part(manifest, "seeds") else "seeds, those of its inputs", origin.seeds
     )
@@ -96,7 +96,7 @@ def _tree(origin: Lineage, indent: str, seen: set[str]) -> Iterator[str]:
         if again:
             continue
         if needed.manifest.get("kind") == "data":
-            fields = _flat(part(needed.manifest, "fields"))
+            fields = flat(part(needed.manifest, "fields"))
             if fields:
                 yield f"{indent}  " + ", ".join(f"{k}={v}" for k, v in fields.items())
             files = needed.manifest["files"]
@@ -128,22 +128,6 @@ def _rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
             say(f"  {name:{width}}  {value}")
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, dict) and "class" in value:
-            flat[prefix + name] = str(value["class"]).rpartition(":")[2]
-            flat |= _flat({k: v for k, v in value.items() if k != "class"}, f"{prefix}{name}.")
-        elif isinstance(value, list) and value and all(isinstance(v, dict) and "class" in v for v in value):
-            names = [str(v["class"]).rpartition(":")[2] for v in value]
-            flat[prefix + name] = " + ".join(names)
-            for own, fields in zip(names, value, strict=True):
-                flat |= _flat({k: v for k, v in fields.items() if k != "class"}, f"{prefix}{name}.{own}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _file(about: Mapping[str, Any]) -> str:
