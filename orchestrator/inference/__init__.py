@@ -187,9 +187,7 @@ def _notes(
             f"{listed(list(crossing.held))} that all trials share."
         )
     if crossing is not None and crossing.shares:
-        notes.append(
-            "Seeds are crossed, so trials share streams: intervals and tests heed that, exact tests do not hold."
-        )
+        notes.append("Crossed seeds share streams: intervals heed that, and exact tests do not hold.")
     if reference is not None and study.declared.baseline is None and len(study.settings) > 1:
         notes.append(
             f"Exploratory comparisons are with {study.settings[reference].label}, the best by these same numbers, "

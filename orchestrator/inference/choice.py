@@ -138,7 +138,7 @@ def power(study: Study, compared: Sequence[Compared], family: int, level: float)
     settings = tuple(sorted({s for c in usable for s in (c.a, c.b)}))
     of = f" in a family of {family}" if family > 1 else ""
     said = (
-        f"To find a difference of {number(effect)} in {measure(metric)}{of} with a power of 80 % takes "
+        f"To find a difference of {effect:g} in {measure(metric)}{of} with a power of 80 % takes "
         f"{_range(found.low.needed_80, found.estimate.needed_80, found.high.needed_80)} seeds; the "
         f"{found.n} there are have a power of {_percent(found.estimate.present)} "
         f"({_percent(found.high.present)} to {_percent(found.low.present)}). The range is that of the standard "

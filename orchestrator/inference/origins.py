@@ -42,9 +42,9 @@ def variance(study: Study, values: Values, crossing: Crossing | None, level: flo
         names = crossing.names
         said = (
             f"{s.label}, {measure(values.metric)}: of the variance over {shape[0]} × {shape[1]} seeds, {names[0]} "
-            f"makes {_part(result.a)}, {names[1]} {_part(result.b)}, and {100 * result.residual_of_total:.0f} % is neither's "
-            "alone (their interaction and everything else). In brackets the stream's share of what varies while the "
-            "other is held, with its 95 % interval."
+            f"makes {_part(result.a)}, {names[1]} {_part(result.b)}, and {100 * result.residual_of_total:.0f} % is "
+            "neither's alone (their interaction and everything else). In brackets the stream's share of what varies "
+            "while the other is held, with its 95 % interval."
         )
         found.append(VarianceFinding(s.index, values.metric, (names[0], names[1]), result, said))
     if not found:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..records import Metric
-from ..report.words import count, listed, number, with_sign
+from ..report.words import count, listed, with_sign
 from ..stats import Comparison, Verdict
 
 if TYPE_CHECKING:
@@ -41,14 +41,16 @@ def verdict(
     if found.decision in ("better", "worse"):
         said = f"{a} is {found.decision} than {b} on {what}: {difference}{_by(found)}{corrected}; {seeds}."
         if found.within_margin and margin is not None:
-            said += f" The difference lies within the margin of ±{number(margin)} all the same."
+            said += f" The difference lies within the margin of ±{margin:g} all the same."
+        if found.test == "t" and 1 - found.level < c.smallest_p < 1:
+            said += (
+                f" That rests on noise being normal: with so few seeds the {c.exact_test}, which does without, cannot "
+                f"give a p below {p_value(c.smallest_p)}."
+            )
         return said + tail
     if found.decision == "equivalent" and margin is not None:
         p = "" if found.p_equivalence is None else f", p = {p_value(found.p_equivalence)}{corrected}"
-        return (
-            f"{a} and {b} are equivalent on {what} within the margin of ±{number(margin)}: "
-            f"{difference}{p}; {seeds}.{tail}"
-        )
+        return f"{a} and {b} are equivalent on {what} within the margin of ±{margin:g}: {difference}{p}; {seeds}.{tail}"
     if found.decision == "no decision":
         return (
             f"No decision between {a} and {b} on {what}: {difference}{_by(found)}{corrected}; {seeds}. "

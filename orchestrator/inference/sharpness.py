@@ -87,7 +87,8 @@ def _said(
     said = (
         f"Exploratory: {metric.path} and {measure(gap)}, Kendall's τ. Between the means of {result.between.n} "
         f"settings: {_tau(result.between)}. Between seeds within settings: {_tau(result.within)}. Over all "
-        f"{result.trials} trials together: {_number(result.pooled.tau)}, without a p-value, since trials of one setting are alike.{missing}"
+        f"{result.trials} trials together: {_number(result.pooled.tau)}, without a p-value, since trials of one "
+        f"setting are alike.{missing}"
     )
     if matched is None:
         return f"{said} At matched training loss: cannot be told, since {why_not}."

@@ -29,7 +29,7 @@ def labels(sweep: Sweep) -> list[str]:
 
 def declared(**changes: Any) -> Any:
     sweep = toy_sweep(**changes)
-    return resolve(sweep, sweep.settings())
+    return resolve(sweep, [] if sweep.search is not None else sweep.settings())
 
 
 # What is found
@@ -107,7 +107,7 @@ def test_primary_metric_and_smallest_effect() -> None:
         ({"baseline": "rho=0"}, None),
         ({"baseline": "rho=1"}, "baseline names 'rho=1', which is no setting"),
         ({"train": Fit(optimizer=BOTH), "baseline": {"lr": 0.1}}, None),
-        ({"train": Fit(optimizer=BOTH), "baseline": {"optimizer": "Sideways"}}, "is 2 settings (Sideways, angle=1; Sid"),
+        ({"train": Fit(optimizer=BOTH), "baseline": {"optimizer": "Sideways"}}, "is 2 settings (Sideways, angle=1; "),
         ({"contrasts": "some"}, "contrasts must be 'all' or a list of pairs of settings, not 'some'"),
         ({"contrasts": []}, "contrasts is an empty list"),
         ({"contrasts": [{"rho": 0.0}]}, "which is not a pair of settings"),
@@ -124,8 +124,7 @@ def test_what_cannot_be_declared(changes: dict[str, Any], words: str | None) -> 
         assert declared(**changes).baseline == 0
         return
     with pytest.raises(InvalidValue) as error:
-        sweep = toy_sweep(**changes)
-        resolve(sweep, [] if sweep.search is not None else sweep.settings())
+        declared(**changes)
     text = str(error.value)
     assert words in text
     assert text.endswith(".") and "\n" not in text
@@ -178,7 +177,7 @@ def test_a_smoke_size_drops_what_it_has_no_settings_for(tmp_path: Path) -> None:
         "the smoke size lacks settings of 1 of the 2 contrasts",
     )
     for options in ({"smoke": True, "sets": ['baseline={"rho": 0.2}']}, {"sets": ["train.rho=[0.0,0.1]"]}):
-        with pytest.raises(InvalidValue, match="is no setting|which is no setting"):
+        with pytest.raises(InvalidValue, match="is no setting"):
             make_plan(load_sweep(file, **options), None)
     narrowed = load_sweep(file, sets=["train.rho=[0.0,0.1]", "baseline=None", "contrasts=None"])
     assert resolve(narrowed, narrowed.settings()).contrasts == ()
