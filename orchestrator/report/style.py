@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 WIDTH = 7.2
 """Inches: the width of a page of text."""
@@ -30,6 +31,7 @@ OUTCOMES = {
 """Colour and hatching of how a task ended."""
 
 SETTINGS: dict[str, Any] = {
+    "axes.prop_cycle": "cycler('color', [" + ", ".join(f"'{colour}'" for colour in CATEGORIES) + "])",
     "font.size": 8.5,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -61,13 +63,35 @@ SETTINGS: dict[str, Any] = {
 
 
 def colours(n: int, ordered: bool = False) -> list[Any]:
-    """n colours: from light to dark for an ordered parameter, distinct ones for categories."""
-    if not ordered or n <= 1:
-        return [CATEGORIES[i % len(CATEGORIES)] for i in range(n)]
-    from matplotlib import colormaps
+    """n colours: from light to dark for an ordered parameter, else those of the style in force, for categories."""
+    from matplotlib import colormaps, rcParams
 
+    if not ordered or n <= 1:
+        own = rcParams["axes.prop_cycle"].by_key().get("color", CATEGORIES)
+        return [own[i % len(own)] for i in range(n)]
     scale = colormaps["viridis"]
-    return [scale(0.88 * (1 - i / (n - 1))) for i in range(n)][::-1]
+    return [scale(0.82 * (1 - i / (n - 1))) for i in range(n)]
+
+
+def mark(share: float = 1.0) -> float:
+    """The size of a mark, as a share of that of the style in force."""
+    from matplotlib import rcParams
+
+    return float(rcParams["lines.markersize"]) * share
+
+
+def line(share: float = 1.0) -> float:
+    """The width of a line, as a share of that of the style in force."""
+    from matplotlib import rcParams
+
+    return float(rcParams["lines.linewidth"]) * share
+
+
+def ink() -> Any:
+    """The colour of text in the style in force."""
+    from matplotlib import rcParams
+
+    return rcParams["text.color"]
 
 
 def marker(i: int) -> str:
@@ -87,13 +111,52 @@ def broken(label: str, limit: int = 26) -> str:
     return "\n".join(t if len(t) <= limit else t[: limit - 1] + "…" for t in lines)
 
 
-def show_labels(ax: Axes, labels: Sequence[str], inches: float) -> None:
+def shortened(label: str, width: int = 34) -> str:
+    """A label in at most two lines."""
+    lines = wrapped(label, width).split("\n")
+    return "\n".join([lines[0], lines[1] + (" …" if len(lines) > 2 else "")]) if len(lines) > 1 else lines[0]
+
+
+def show_values(axis: Axis, values: Sequence[float], kind: str, options: dict[str, float], inches: float) -> None:
+    """Scale a numeric axis so that the values can be told apart, with ticks at those that have room.
+
+    Args:
+        kind, options: the scale, from `views.scale_of`.
+        inches: how long the axis is.
+    """
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
+
+    values = sorted(set(values))
+    ax = axis.axes
+    (ax.set_xscale if axis is ax.xaxis else ax.set_yscale)(kind, **options)
+    limit = ax.set_xlim if axis is ax.xaxis else ax.set_ylim
+    if len(values) == 1:
+        limit(values[0] - 1, values[0] + 1)
+    place = axis.get_transform().transform
+    at = [float(place(v)) for v in values]
+    span = (at[-1] - at[0]) or 1.0
+    shown = [0]
+    for i in range(1, len(values)):
+        if (at[i] - at[shown[-1]]) / span * inches > 0.09 * len(f"{values[i]:.4g}") + 0.04:
+            shown.append(i)
+    if len(values) <= 12:
+        axis.set_major_locator(FixedLocator([values[i] for i in shown]))
+        axis.set_major_formatter(FixedFormatter([f"{values[i]:.4g}" for i in shown]))
+        rest = [v for i, v in enumerate(values) if i not in shown]
+        axis.set_minor_locator(FixedLocator(rest) if rest else NullLocator())
+        axis.set_minor_formatter(NullFormatter())
+    if len(values) > 1:
+        ends = axis.get_transform().inverted().transform([at[0] - 0.06 * span, at[-1] + 0.09 * span])
+        limit(float(ends[0]), float(ends[1]))
+
+
+def show_labels(ax: Axes, labels: Sequence[str], inches: float, size: str | None = None) -> None:
     """Put category labels on the x axis, turned if they do not fit side by side."""
     room = inches / max(len(labels), 1) / 0.067  # characters
     shown = [broken(t) for t in labels]
     longest = max((len(line) for t in shown for line in t.split("\n")), default=0)
     ax.set_xticks(range(len(labels)))
     if longest <= room:
-        ax.set_xticklabels(shown)
+        ax.set_xticklabels(shown, fontsize=size)
     else:
-        ax.set_xticklabels(shown, rotation=35, ha="right", rotation_mode="anchor")
+        ax.set_xticklabels(shown, rotation=35, ha="right", rotation_mode="anchor", fontsize=size)

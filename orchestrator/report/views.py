@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeVar
 
+from ..errors import InvalidValue, nearest
 from ..study import Study
 from .style import MAX_SERIES
 
 T = TypeVar("T")
+
+
+MOST_LEVEL = 3
+"""Settings without the parameter of a numeric axis that are drawn as level lines beside it."""
+
+MOST_PLACES = 60
+"""Categories that one picture holds."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,8 @@ class View:
         series: by cell, the index in `names` of the line it belongs to.
         names: of the lines: one unnamed line, or the values of a second parameter.
         joined: neighbours on a line differ in nothing but the parameter on the axis.
+        level: by cell, the name of a setting that lacks the parameter on the axis: a line across the picture.
+        left_out: how many settings it has no place for.
     """
 
     label: str
@@ -34,13 +45,14 @@ class View:
     series: dict[tuple[int, ...], int]
     names: tuple[str, ...]
     joined: bool
+    level: dict[tuple[int, ...], str] = field(default_factory=dict)
+    left_out: int = 0
 
 
 def views(study: Study) -> list[View]:
     """One axis that shows all settings; or for a random search, one for each parameter."""
     settings = study.settings
-    paths = [p for p in dict.fromkeys(p for s in settings for p in s.config) if len(_values(study, p)) > 1]
-    paths = [p for i, p in enumerate(paths) if not any(_one_to_one(study, p, q) for q in paths[:i])]
+    paths = _varied(study)
     if len(paths) <= 1:
         return [_view(study, paths[0] if paths else None, [])]
     sizes = {p: len(_values(study, p)) for p in paths}
@@ -56,24 +68,56 @@ def views(study: Study) -> list[View]:
     if not full and partial:
         x = max(partial, key=lambda p: sizes[p])
         view = _view(study, x, [p for p in paths if p != x])
-        most = sum(len(cell) == 1 for cell in view.x) >= 0.75 * len(settings)
-        if most and len(view.names) <= min(MAX_SERIES, len(settings) // 2):
-            return [view, *([_view(study, None, [])] if len(settings) <= 12 else [])]
-        crossed = [p for p in paths if sizes[p] <= MAX_SERIES and _is_crossed(study, p)]
-        if len(numeric) < len(paths) and len(settings) // math.prod(sizes[p] for p in crossed[:1]) <= 24:
-            return [_by_category(study, crossed[:1])]
-    return [_view(study, p, None) for p in paths[:4]]
+        lines = len(view.names) + len(view.level)
+        if not view.left_out and lines <= min(MAX_SERIES, len(settings) // 2):
+            return [view]
+    crossed = [p for p in paths if sizes[p] <= MAX_SERIES and _is_crossed(study, p)]
+    if len(numeric) < len(paths) or crossed:
+        crossed.sort(key=lambda p: -sizes[p])
+        view = _by_category(study, crossed[:1])
+        if len(view.ticks) <= MOST_PLACES:
+            return [view]
+    if partial:
+        return [_view(study, p, None) for p in partial[:4]]
+    return [_by_category(study, crossed[:1], of=_ranked(study)[:MOST_PLACES])]
+
+
+def view_against(study: Study, parameter: str) -> View:
+    """The axis of a parameter, by its path or short name; or of the settings, with "setting".
+
+    Raises:
+        InvalidValue: the study does not vary it.
+    """
+    paths = _varied(study, alike=True)
+    names = {p: name for s in study.settings for p, name in s.names.items()}
+    if parameter == "setting":
+        return _view(study, None, [])
+    found = [p for p in paths if parameter in (p, names[p])]
+    if len(found) != 1:
+        known = [*dict.fromkeys(names[p] for p in paths), "setting"]
+        hint = nearest(parameter, known) or f"; it varies {', '.join(known[:-1]) or 'nothing'}"
+        raise InvalidValue(f"The study does not vary {parameter!r}{hint}.")
+    others = [p for p in _varied(study) if p != found[0] and not _one_to_one(study, found[0], p)]
+    view = _view(study, found[0], others)
+    return view if len(view.names) <= MAX_SERIES else _view(study, found[0], None)
+
+
+def _varied(study: Study, *, alike: bool = False) -> list[str]:
+    """Paths of the parameters with several values; of those that vary together the first, unless `alike`."""
+    settings = study.settings
+    paths = [p for p in dict.fromkeys(p for s in settings for p in s.config) if len(_values(study, p)) > 1]
+    return [p for i, p in enumerate(paths) if alike or not any(_one_to_one(study, p, q) for q in paths[:i])]
 
 
 def _view(study: Study, path: str | None, others: list[str] | None) -> View:
     """`others`: the parameters that make the lines; None if points differ in more than these."""
     settings = [s for s in study.settings if path is None or s.config.get(path) is not None]
-    values = list(dict.fromkeys(s.config[path] if path else s.label for s in settings))
+    values = list(dict.fromkeys(s.config[path] if path else name_of(study, s.index) for s in settings))
     numeric = path is not None and _is_numeric(values)
     if numeric:
         x = {s.index: float(s.config[str(path)]) for s in settings}
     else:
-        x = {s.index: float(values.index(s.config[path] if path else s.label)) for s in settings}
+        x = {s.index: float(values.index(s.config[path] if path else name_of(study, s.index))) for s in settings}
     names: list[str] = []
     series = {}
     for s in settings:
@@ -83,26 +127,45 @@ def _view(study: Study, path: str | None, others: list[str] | None) -> View:
         series[s.index] = names.index(name)
     label = next((s.names[path] for s in settings if path in s.names), "") if path else ""
     ticks, joined = tuple(map(_shown, values)), numeric and others is not None
-    return View(label, _by_cell(x), numeric, ticks, _by_cell(series), tuple(names), joined)
+    without = [s for s in study.settings if s not in settings] if numeric else []
+    level = {s.index: name_of(study, s.index) for s in without} if len(without) <= MOST_LEVEL else {}
+    left_out = len(study.settings) - len(settings) - len(level)
+    return View(label, _by_cell(x), numeric, ticks, _by_cell(series), tuple(names), joined, _by_cell(level), left_out)
 
 
-def _by_category(study: Study, lines: list[str]) -> View:
+def _by_category(study: Study, lines: list[str], of: Sequence[int] | None = None) -> View:
     """A category for all settings that are alike but for the parameters `lines`, which make the lines."""
-    settings = study.settings
+    settings = [s for s in study.settings if of is None or s.index in of]
 
     def rest(s: Any) -> str:
-        told = {p: v for p, v in s.config.items() if p not in lines and len(_values(study, p)) > 1}
-        return ", ".join(v if isinstance(v, str) else f"{s.names[p]}={_shown(v)}" for p, v in told.items()) or s.label
+        told = [p for p in s.config if p not in lines and len(_values(study, p)) > 1]
+        return _said(s, told) or s.label
 
     ticks = list(dict.fromkeys(rest(s) for s in settings))
     names = list(dict.fromkeys(_said(s, lines) for s in settings))
     x = {s.index: float(ticks.index(rest(s))) for s in settings}
     series = {s.index: names.index(_said(s, lines)) for s in settings}
-    return View("", _by_cell(x), False, tuple(ticks), _by_cell(series), tuple(names), False)
+    left_out = len(study.settings) - len(settings)
+    return View("", _by_cell(x), False, tuple(ticks), _by_cell(series), tuple(names), False, {}, left_out)
+
+
+def _ranked(study: Study) -> list[int]:
+    """Settings by their mean of the study's metric, the best first, those without one last."""
+    metric = study.main_metric
+    means = {s.settings[0]: s.interval.mean for s in (study.summaries(metric) if metric else [])}
+    sign = -1 if study.mode == "max" else 1
+
+    def place(s: int) -> tuple[bool, float]:
+        mean = means.get(s)
+        return mean is None, sign * (mean or 0.0)
+
+    return sorted((s.index for s in study.settings), key=place)
 
 
 def _said(setting: Any, paths: Sequence[str]) -> str:
-    return ", ".join(f"{setting.names[p]}={_shown(setting.config[p])}" for p in paths if p in setting.config)
+    """The values of parameters, "SAM, rho=0.05": what is the name of a class speaks for itself."""
+    told = [(setting.names[p], setting.config[p]) for p in paths if p in setting.config]
+    return ", ".join(v if isinstance(v, str) and v[:1].isupper() else f"{name}={_shown(v)}" for name, v in told)
 
 
 def _is_crossed(study: Study, path: str) -> bool:
@@ -146,13 +209,30 @@ def name_of(study: Study, setting: int) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) and values[0] else record.label
 
 
+def pair_name(study: Study, a: int, b: int) -> str:
+    """What two settings are called: "SAM: rho=0 × rho=0.05", what they have in common said once."""
+    if a == b:
+        return name_of(study, a)
+    one, other = study.settings[a], study.settings[b]
+    varied = [p for p in dict.fromkeys([*one.config, *other.config]) if len(_values(study, p)) > 1]
+    same = [p for p in varied if p in one.config and p in other.config and one.config[p] == other.config[p]]
+    rest = [p for p in varied if p not in same]
+    both = _said(one, same)
+    sides = (_said(one, rest), _said(other, rest))
+    if not both or not all(sides):
+        return f"{name_of(study, a)} × {name_of(study, b)}"
+    return f"{both}: {sides[0]} × {sides[1]}"
+
+
 def scale_of(values: Sequence[float]) -> tuple[str, dict[str, float]]:
     """A scale on which the values of a numeric parameter can be told apart, with its options."""
     positive = sorted(v for v in values if v > 0)
     ratio = positive[-1] / positive[0] if positive else 1.0
     if len(positive) == len(values):
-        return ("log", {}) if ratio >= 20 else ("linear", {})
-    if min(values) == 0 and ratio >= 100:
+        steps = [b / a for a, b in pairwise(dict.fromkeys(positive))]
+        doubling = len(steps) > 1 and max(steps) <= 1.1 * min(steps)  # like 16, 32, 64
+        return ("log", {}) if ratio >= 20 or (doubling and ratio >= 4) else ("linear", {})
+    if min(values) == 0 and ratio >= 20:
         return "symlog", {"linthresh": positive[0], "linscale": 0.5}
     return "linear", {}
 

@@ -15,7 +15,7 @@ from toys import Brittle, Choosy, Curvature, Downhill, Fit, Sideways, Threshold
 
 from orchestrator.plan import make_plan
 from orchestrator.report import terminal_table, words, write_report
-from orchestrator.report.pictures import Picture, curves, pictures
+from orchestrator.report.pictures import Picture, pictures
 from orchestrator.report.views import chosen_settings, scale_of, views
 from orchestrator.stats import mean_interval
 from orchestrator.store import Store
@@ -245,22 +245,6 @@ def test_pictures_are_named_after_their_columns(rendered):
     assert {"line-metrics", "line-1-path", "line-matrix", "ensemble-metrics", "timeline"} <= set(names)
 
 
-@pytest.mark.parametrize(
-    ("each", "legend"),
-    [
-        ("", ["loss 1", "loss 2", "predicted 1", "predicted 2"]),
-        ("eigenvector", ["eigenvector 1", "eigenvector 2", "loss", "predicted"]),
-    ],
-)
-def test_the_legend_says_what_each_of_several_curves_is(store, monkeypatch, each, legend):
-    study = toy_study(store, probes=[Curvature(k=2)], pairs=[], groups=[])
-    (column,) = study.columns_of("probe")
-    drawn = []
-    monkeypatch.setattr(curves, "legend", lambda fig, handles, labels, ncols: drawn.append(labels))
-    curves.curve_picture(study, column, {**column.curves[1], "each": each}, 1)
-    assert drawn == [legend]
-
-
 # Views
 
 
@@ -294,7 +278,8 @@ def test_settings_that_form_no_grid_have_an_axis_for_each_parameter(store):
         ([0, 1e-4, 1e-2, 1], "symlog"),
         ([-1, 0, 1], "linear"),
         ([0], "linear"),
-        ([32, 64, 128], "linear"),
+        ([32, 64, 128], "log"),
+        ([32, 64, 100], "linear"),
     ],
 )
 def test_scales(values, scale):

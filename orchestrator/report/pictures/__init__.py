@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from ...study import Study
 from .. import style
 from .canvas import Picture
-from .curves import curve_picture
-from .landscape import landscape_picture
+from .curves import curve_pictures
+from .landscape import landscape_pictures
 from .matrix import matrix_pictures
 from .metrics import metric_pictures
-from .run import outcome_picture, timeline_picture
+from .run import run_pictures
 
 __all__ = ["Picture", "pictures"]
 
@@ -28,13 +28,8 @@ def _pictures(study: Study) -> Iterator[Picture]:
     for column in study.columns_of("train", "probe", "pair", "group"):
         yield from metric_pictures(study, column)
         for i, curve in enumerate(column.curves):
-            make_curve = landscape_picture if curve["kind"] in ("density", "surface") else curve_picture
-            picture = make_curve(study, column, curve, i)
-            if picture is not None:
-                yield picture
+            make = landscape_pictures if curve["kind"] in ("density", "surface") else curve_pictures
+            yield from make(study, column, curve, i)
         if column.kind == "pair":
             yield from matrix_pictures(study, column)
-    for make in (outcome_picture, timeline_picture):
-        picture = make(study)
-        if picture is not None:
-            yield picture
+    yield from run_pictures(study)

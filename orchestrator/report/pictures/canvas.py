@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ...study import Column, Metric, Study, Summary
-from .. import style
+from ...study import DONE, Column, Metric, Study
+from .. import style, words
 from .layout import arrange
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Picture:
     caption: str
     kind: str
     column: str
-    png: bytes
-    svg: bytes
+    png: bytes = field(repr=False)
+    svg: bytes = field(repr=False)
 
 
 class Rendered(NamedTuple):
@@ -48,26 +48,77 @@ class Rendered(NamedTuple):
     svg: bytes
 
 
-def left_out(study: Study, metrics: Sequence[Metric]) -> str:
-    """A sentence on values that are missing from a picture of these metrics."""
+def own_axes(ax: Axes | None, height: float | None = None) -> Axes:
+    """The axes given, or new ones on a figure of pyplot's, `height` inches high where that is not a matter of style."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot, rcParams
+
+    size = (rcParams["figure.figsize"][0], height) if height else None
+    _, new = pyplot.subplots(figsize=size, layout="constrained")
+    return new
+
+
+CAPTION = "orchestrator.caption"
+
+
+def note(ax: Axes, sentence: str, about: str = "") -> None:
+    """Add a sentence to the caption of what is drawn on these axes.
+
+    Args:
+        sentence: "{of}" in it is where the names go, if panels that share a caption differ in it.
+        about: the metric that it is about.
+    """
+    # An artist that is never drawn: it stays with the axes, and goes when they are cleared.
+    ax.text(0, 0, sentence, visible=False, gid=f"{CAPTION}:{about}", transform=ax.transAxes, parse_math=False)
+
+
+def caption(drawn: Axes | Figure | Sequence[Axes]) -> str:
+    """What is drawn and what is left out, in sentences; of several axes each sentence once."""
+    from matplotlib.figure import Figure
+
+    axes = drawn.axes if isinstance(drawn, Figure) else drawn if isinstance(drawn, Sequence) else [drawn]
+    said: dict[str, list[str]] = {}
+    everything: set[str] = set()
+    for text in (t for ax in axes for t in ax.texts):
+        mark, _, about = str(text.get_gid()).partition(":")
+        if mark == CAPTION:
+            everything.add(about)
+            said.setdefault(text.get_text(), []).append(about)
     parts = []
-    for metric in metrics:
-        missing: dict[str, int] = {}
-        total = 0
-        summary: Summary
-        for summary in study.summaries(metric):
-            total += summary.interval.n + summary.n_missing
-            for reason, n in summary.missing.items():
-                missing[reason] = missing.get(reason, 0) + n
-        if missing:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in missing.items())
-            parts.append((f"{sum(missing.values())} of {total} values ({reasons})", metric.name))
-    if not parts:
+    for sentence, abouts in sorted(said.items(), key=lambda item: "{of}" in item[0]):
+        some = not everything - {""} <= set(abouts)
+        parts.append(sentence.replace("{of}", f" of {words.listed(list(dict.fromkeys(abouts)))}" if some else ""))
+    return " ".join(parts)
+
+
+def left_out(study: Study, metric: Metric) -> str:
+    """A sentence for `note` on values of the metric that are missing; empty if none is."""
+    missing: dict[str, int] = {}
+    total = 0
+    for summary in study.summaries(metric):
+        total += summary.interval.n + summary.n_missing
+        for reason, n in summary.missing.items():
+            missing[reason] = missing.get(reason, 0) + n
+    if not missing:
         return ""
-    texts = dict.fromkeys(text for text, _ in parts)
-    if len(texts) == 1 and len(parts) == len(metrics):
-        return f" Left out: {next(iter(texts))}."
-    return " Left out: " + "; ".join(f"{name}: {text}" for text, name in parts) + "."
+    reasons = ", ".join(f"{n} {reason}" for reason, n in missing.items())
+    return f"Left out{{of}}: {sum(missing.values())} of {total} values ({reasons})."
+
+
+def note_missing(ax: Axes, study: Study, column: Column) -> None:
+    """Note how many tasks of a column gave nothing to draw, and how they ended."""
+    tasks = study.of_column(column.name)
+    missing = [t for t in tasks if study.statuses[t.key] != DONE]
+    if missing:
+        reasons = sorted({study.statuses[t.key] for t in missing})
+        note(ax, f"Not drawn: {len(missing)} of {len(tasks)} tasks ({words.listed(reasons)}).")
+
+
+def own_legend(ax: Axes, show: bool, **options: Any) -> None:
+    """A legend on the axes themselves, if it is wanted and there is anything to tell apart."""
+    if show and len(ax.get_legend_handles_labels()[1]) > 1:
+        ax.legend(**{"fontsize": "small", **options})
 
 
 def titled(study: Study, column: Column, curve: Any) -> str:
@@ -108,7 +159,12 @@ def shape(n: int, widest: int) -> tuple[int, int]:
 
 
 def panels(
-    rows: int, columns_: int, *, height: float, share: bool = False, layout: Literal["constrained"] | None = None
+    rows: int,
+    columns_: int,
+    *,
+    height: float,
+    share: Literal["", "y", "both"] = "",
+    layout: Literal["constrained"] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure as wide as a page with panels in rows; `height` of each in inches.
 
@@ -118,7 +174,7 @@ def panels(
 
     width = style.WIDTH if columns_ > 1 else style.WIDTH * 0.8
     fig = Figure(figsize=(width, rows * height + 0.35), dpi=style.DPI, layout=layout)
-    axes = fig.subplots(rows, columns_, squeeze=False, sharex=share, sharey=share)
+    axes = fig.subplots(rows, columns_, squeeze=False, sharex=share == "both", sharey=share != "")
     return fig, list(axes.flat)
 
 
@@ -136,7 +192,7 @@ def _check_formulas(fig: Figure) -> None:
     from matplotlib.text import Text
 
     for text in fig.findobj(Text):
-        if isinstance(text, Text) and "$" in text.get_text():
+        if isinstance(text, Text) and text.get_visible() and "$" in text.get_text():
             try:
                 MathTextParser("path").parse(text.get_text())
             except ValueError:

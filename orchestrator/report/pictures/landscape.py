@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import DamagedArtifact
+from ...errors import DamagedArtifact, InvalidValue
 from ...study import DONE, Column, Study, TaskRecord
 from .. import style, words
 from ..views import chosen_settings, name_of, ordered
-from .canvas import MAX_PANELS, Picture, panels, rendered, shape, slug, titled
-from .curves import _gone
+from .canvas import (
+    MAX_PANELS,
+    Picture,
+    caption,
+    note,
+    note_missing,
+    own_axes,
+    own_legend,
+    panels,
+    rendered,
+    shape,
+    slug,
+    titled,
+)
+from .names import find_column, find_setting
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 KERNEL = 0.01
 """Width of the Gaussian that a node of a spectral density is spread over, as a share of the nodes' range."""
@@ -23,10 +37,14 @@ POINTS = 800
 LEVELS = 14
 
 
-def landscape_picture(study: Study, column: Column, curve: Mapping[str, Any], index: int) -> Picture | None:
-    """The picture of a curve of kind "density" or "surface"; None if no task has its arrays."""
-    make = {"density": _density_picture, "surface": _surface_picture}[curve["kind"]]
-    return make(study, column, curve, f"{slug(column.name)}-{index + 1}-{slug(curve['file'])}")
+def landscape_pictures(study: Study, column: Column, curve: Mapping[str, Any], index: int) -> Iterator[Picture]:
+    """The picture of a curve of kind "density" or "surface"; none if no task has its arrays."""
+    make = {"density": _density_figure, "surface": _surface_figure}[curve["kind"]]
+    fig = make(study, column, curve)
+    if fig is not None:
+        title = titled(study, column, curve)
+        name = f"{slug(column.name)}-{index + 1}-{slug(curve['file'])}"
+        yield Picture(name, title, caption(fig), column.kind, column.name, *rendered(fig, title))
 
 
 # Densities
@@ -59,24 +77,67 @@ def smoothed(nodes: np.ndarray, weights: np.ndarray, x: np.ndarray, kernel: floa
     return density
 
 
-def _density_picture(study: Study, column: Column, curve: Mapping[str, Any], name: str) -> Picture | None:
-    import numpy as np
+def density(
+    study: Study,
+    column: str | Column = "SpectralDensity",
+    *,
+    settings: Sequence[int | str] | None = None,
+    ax: Axes | None = None,
+    legend: bool = True,
+) -> Axes:
+    """How the eigenvalues of the Hessian are spread: for every setting the mean over its seeds.
 
-    settings = chosen_settings(study, style.MAX_SERIES)
+    Args:
+        settings: which, by label or index; left out, up to 8.
+
+    Raises:
+        InvalidValue: there is no such probe or setting, or it left no density.
+    """
+    found = find_column(study, column, ("probe",))
+    curve = _curve_of(found, "density")
+    asked = None if settings is None else [find_setting(study, s) for s in settings]
+    data = _nodes(study, found, curve, asked)
+    if not data:
+        raise InvalidValue(f"{found.name} left no density for {'these settings' if asked else 'any setting'}.")
+    ax = own_axes(ax)
+    _draw_densities(ax, study, found, curve, data)
+    own_legend(ax, legend)
+    return ax
+
+
+def _density_figure(study: Study, column: Column, curve: Mapping[str, Any]) -> Figure | None:
+    data = _nodes(study, column, curve, None)
+    if not data:
+        return None
+    fig, (ax,) = panels(1, 1, height=3.2)
+    _draw_densities(ax, study, column, curve, data)
+    own_legend(ax, True)
+    return fig
+
+
+def _nodes(
+    study: Study, column: Column, curve: Mapping[str, Any], asked: Sequence[int] | None
+) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """Nodes and weights of every trial, by setting."""
+    settings = chosen_settings(study, style.MAX_SERIES, asked)
     data: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for task in _done(study, column):
         setting = study.cell(task)[0]
         arrays = _arrays(study, task, curve["file"], (curve["x"], *curve["y"])) if setting in settings else None
         if arrays is not None and arrays[0].ndim == 2 and arrays[0].shape == arrays[1].shape:
             data.setdefault(setting, []).append((arrays[0], arrays[1]))
-    if not data:
-        return None
+    return data
+
+
+def _draw_densities(
+    ax: Axes, study: Study, column: Column, curve: Mapping[str, Any], data: dict[int, list[Any]]
+) -> None:
+    import numpy as np
+
     everywhere = np.concatenate([nodes[weights > 1e-8] for rows in data.values() for nodes, weights in rows])
     low, high = float(everywhere.min()), float(everywhere.max())
     kernel = KERNEL * ((high - low) or abs(high) or 1.0)
     x = np.linspace(low - 4 * kernel, high + 4 * kernel, POINTS)
-    fig, axes = panels(1, 1, height=3.2)
-    ax = axes[0]
     palette = style.colours(len(data), ordered(study))
     floor, top = np.inf, 0.0
     for i, (setting, rows) in enumerate(data.items()):
@@ -86,26 +147,24 @@ def _density_picture(study: Study, column: Column, curve: Mapping[str, Any], nam
         floor, top = min(floor, float(np.interp(seen, x, mean).min())), max(top, float(mean.max()))
         if len(data) <= 3 and len(rows) > 1:
             for nodes, weights in rows:
-                ax.plot(x, smoothed(nodes, weights, x, kernel), color=palette[i], lw=0.5, alpha=0.45)
+                ax.plot(x, smoothed(nodes, weights, x, kernel), color=palette[i], lw=style.line(0.3), alpha=0.45)
     if curve["log_y"]:
         ax.set_yscale("log")
         ax.set_ylim(0.3 * floor, 3 * top)
     ax.set_xlabel(curve["xlabel"])
     ax.set_ylabel(curve["ylabel"])
-    if len(data) > 1:
-        ax.legend()
     seeds = words.count(max(map(len, data.values())), "seed")
-    caption = (
-        f"How the eigenvalues of the Hessian are spread: mean over the seeds of a setting (up to {seeds})"
-        + ("; thin lines: single seeds" if len(data) <= 3 and max(map(len, data.values())) > 1 else "")
-        + f". Each node of the quadrature is spread over a Gaussian of width {words.number(kernel, 2)} "
+    singles = "; thin lines: single seeds" if len(data) <= 3 and max(map(len, data.values())) > 1 else ""
+    note(
+        ax,
+        f"How the eigenvalues of the Hessian are spread: mean over the seeds of a setting (up to {seeds}){singles}. "
+        f"Each node of the quadrature is spread over a Gaussian of width {words.number(kernel, 2)} "
         f"({KERNEL:.0%} of the range shown), so nothing narrower can be told apart. Single bumps at the right are the "
-        "outliers. Exploratory."
+        "outliers. Exploratory.",
     )
     if len(data) < len(study.settings):
-        caption += f" {len(data)} of {len(study.settings)} settings are drawn."
-    title = titled(study, column, curve)
-    return Picture(name, title, caption + _gone(study, column), column.kind, column.name, *rendered(fig, title))
+        note(ax, f"{len(data)} of {len(study.settings)} settings are drawn.")
+    note_missing(ax, study, column)
 
 
 # Surfaces
@@ -128,49 +187,113 @@ def draw_surface(ax: Axes, a: np.ndarray, b: np.ndarray, z: np.ndarray, *, level
     return filled
 
 
-def _surface_picture(study: Study, column: Column, curve: Mapping[str, Any], name: str) -> Picture | None:
-    import numpy as np
-    from matplotlib.ticker import FuncFormatter
+def surface(
+    study: Study,
+    column: str | Column = "LossSurface",
+    *,
+    setting: int | str | None = None,
+    seed: int | str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The loss over a plane around one trained network, as contours.
 
+    Args:
+        setting, seed: of the network; left out, the first that has a surface.
+
+    Raises:
+        InvalidValue: there is no such probe or setting, or it left no surface.
+    """
+    found = find_column(study, column, ("probe",))
+    curve = _curve_of(found, "surface")
+    wanted = None if setting is None else find_setting(study, setting)
+    label = None if seed is None else str(seed)
+    trial = next(_surfaces(study, found, curve, lambda s, r: wanted in (None, s) and label in (None, r)), None)
+    if trial is None:
+        raise InvalidValue(f"{found.name} left no surface of that setting and seed.")
+    ax = own_axes(ax)
+    _draw_surface(ax, study, curve, trial, levels_of(_heights([trial]), log=curve["log_y"]))
+    assert ax.figure is not None
+    _colour_bar(ax.figure, ax.collections[0], [ax], curve)
+    ax.set_xlabel(curve["xlabel"])
+    ax.set_ylabel(SECOND)
+    return ax
+
+
+Trial = tuple[int, str, Any, Any, Any]
+"""Setting, seed, steps along the first direction and along the second, heights."""
+
+
+def _surface_figure(study: Study, column: Column, curve: Mapping[str, Any]) -> Figure | None:
     settings = chosen_settings(study, MAX_PANELS)
-    shown: dict[int, tuple[str, list[np.ndarray]]] = {}
-    for task in _done(study, column):
-        setting, seed = task.trials[0]
-        if setting in settings and setting not in shown:
-            arrays = _arrays(study, task, curve["file"], (curve["x"], curve["across"], curve["y"][0]))
-            if arrays is not None and arrays[2].shape == (len(arrays[0]), len(arrays[1])):
-                shown[setting] = seed, arrays
-    heights = [z[np.isfinite(z)] for _, (_, _, z) in shown.values()]
-    if not any(len(z) for z in heights):
+    shown: dict[int, Trial] = {}
+    for trial in _surfaces(study, column, curve, lambda s, _: s in settings and s not in shown):
+        shown[trial[0]] = trial
+    if not shown:
         return None
-    levels = levels_of(np.concatenate(heights), log=curve["log_y"])
+    levels = levels_of(_heights(list(shown.values())), log=curve["log_y"])
     rows, columns_ = shape(len(shown), 3)
-    fig, axes = panels(rows, columns_, height=2.15 if columns_ > 1 else 3.8, layout="constrained", share=True)
-    filled: Any = None
-    for i, (ax, (setting, (seed, (a, b, z)))) in enumerate(zip(axes, shown.items(), strict=False)):
-        filled = draw_surface(ax, a, b, z, levels=levels)
-        ax.set_aspect("equal" if np.ptp(a) == np.ptp(b) else "auto")
-        ax.set_title(f"{name_of(study, setting)}, seed {seed}", loc="left", fontsize=8)
+    fig, axes = panels(rows, columns_, height=2.15 if columns_ > 1 else 3.8, layout="constrained", share="both")
+    for i, (ax, trial) in enumerate(zip(axes, shown.values(), strict=False)):
+        _draw_surface(ax, study, curve, trial, levels)
         if i % columns_ == 0:
-            ax.set_ylabel("step along the second direction")
+            ax.set_ylabel(SECOND)
         if i + columns_ >= len(shown):
             ax.set_xlabel(curve["xlabel"])
             ax.tick_params(labelbottom=True)
     for ax in axes[len(shown) :]:
         ax.remove()
-    bar = fig.colorbar(filled, ax=fig.axes, shrink=0.85, pad=0.02, format=FuncFormatter(lambda v, _: f"{v:.3g}"))
-    bar.set_label(curve["ylabel"])
-    caption = (
-        "One network a setting, the first seed that has the surface. The cross marks the trained network; contour "
-        "lines and colours are the same in all panels"
-        + (", at loss levels in equal ratios" if curve["log_y"] else "")
-        + ". A plane through random directions shows the landscape's typical shape, not its sharpest directions. "
-        "Exploratory: single networks."
-    )
+    _colour_bar(fig, axes[0].collections[0], fig.axes, curve)
+    note(axes[0], "One network a setting, the first seed that has the surface; colours are the same in all panels.")
     if len(shown) < len(study.settings):
-        caption += f" {len(shown)} of {len(study.settings)} settings are drawn."
-    title = titled(study, column, curve)
-    return Picture(name, title, caption + _gone(study, column), column.kind, column.name, *rendered(fig, title))
+        note(axes[0], f"{len(shown)} of {len(study.settings)} settings are drawn.")
+    note_missing(axes[0], study, column)
+    return fig
+
+
+SECOND = "step along the second direction"
+
+
+def _surfaces(
+    study: Study, column: Column, curve: Mapping[str, Any], wanted: Callable[[int, str], bool]
+) -> Iterator[Trial]:
+    import numpy as np
+
+    for task in _done(study, column):
+        setting, seed = task.trials[0]
+        if wanted(setting, seed):
+            arrays = _arrays(study, task, curve["file"], (curve["x"], curve["across"], curve["y"][0]))
+            if arrays is not None and arrays[2].shape == (len(arrays[0]), len(arrays[1])):
+                a, b, z = arrays
+                if np.isfinite(z).any():
+                    yield setting, seed, a, b, z
+
+
+def _heights(trials: Sequence[Trial]) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([z[np.isfinite(z)] for *_, z in trials])
+
+
+def _draw_surface(ax: Axes, study: Study, curve: Mapping[str, Any], trial: Trial, levels: Sequence[float]) -> None:
+    import numpy as np
+
+    setting, seed, a, b, z = trial
+    draw_surface(ax, a, b, z, levels=levels)
+    ax.set_aspect("equal" if np.ptp(a) == np.ptp(b) else "auto")
+    ax.set_title(f"{name_of(study, setting)}, seed {seed}", loc="left", fontsize="medium")
+    ratios = " Contour lines are at losses in equal ratios." if curve["log_y"] and levels[0] > 0 else ""
+    note(
+        ax,
+        f"Single networks; the cross marks the trained one.{ratios} A plane through random directions shows the "
+        "landscape's typical shape, not its sharpest directions. Exploratory.",
+    )
+
+
+def _colour_bar(fig: Any, filled: Any, axes: Sequence[Axes], curve: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    bar = fig.colorbar(filled, ax=axes, shrink=0.85, pad=0.02, format=FuncFormatter(lambda v, _: f"{v:.3g}"))
+    bar.set_label(curve["ylabel"])
 
 
 def levels_of(heights: np.ndarray, *, log: bool) -> list[float]:
@@ -183,6 +306,13 @@ def levels_of(heights: np.ndarray, *, log: bool) -> list[float]:
     if log and low > 0:
         return [float(v) for v in np.geomspace(low, high, LEVELS)]
     return [float(v) for v in np.linspace(low, high, LEVELS)]
+
+
+def _curve_of(column: Column, kind: str) -> Mapping[str, Any]:
+    curve = next((c for c in column.curves if c["kind"] == kind), None)
+    if curve is None:
+        raise InvalidValue(f"{column.name} declares no {kind}.")
+    return curve
 
 
 def _done(study: Study, column: Column) -> list[TaskRecord]:

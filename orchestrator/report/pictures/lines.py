@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DamagedArtifact
 from ...stats import jackknife_bounds, mean_bounds
 from ...study import DONE, Column, Study
+from .. import style
 from .canvas import said
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ class Arrays:
     y: dict[str, np.ndarray]
 
 
-def load(study: Study, column: Column, curve: Any, settings: set[int] | None) -> list[Arrays]:
-    """The arrays of the tasks that have them: not every task has to write what it may."""
+def load(study: Study, column: Column, curve: Any, cells: Collection[tuple[int, ...]]) -> list[Arrays]:
+    """The arrays of the tasks about these cells that have them: not every task has to write what it may."""
     import numpy as np
 
     found = []
     name = f"{curve['file']}.npz"
     for task in study.of_column(column.name):
-        if study.statuses[task.key] != DONE or (settings is not None and study.cell(task)[0] not in settings):
+        if study.statuses[task.key] != DONE or study.cell(task) not in cells:
             continue
         if name not in study.manifest(task.key).get("files", {}):
             continue
@@ -82,22 +83,25 @@ def draw_line(
         dense = len(x) > 20
         step = 0.0 if dense else float(np.min(np.diff(np.unique(x)))) if len(np.unique(x)) > 1 else 1.0
         if n > 1:
+            size = style.mark(0.27 if dense else 0.58)
             for xs, y, _ in rows[:MAX_SINGLE_LINES]:
-                ax.plot(xs + dodge * step, y, ls="", marker=marker, ms=1.2 if dense else 2.6, mfc="none", mec=colour,
-                        mew=0.4 if dense else 0.6, alpha=0.4 if dense else 0.6, rasterized=dense)  # fmt: skip
+                ax.plot(xs + dodge * step, y, ls="", marker=marker, ms=size, mfc="none", mec=colour, mew=size / 4,
+                        alpha=0.4 if dense else 0.6, rasterized=dense, gid="single")  # fmt: skip
         y = np.stack([r[1] for r in rows]).mean(axis=0) if common else rows[0][1]
-        ax.plot(x + dodge * step, y, ls="", marker=marker, ms=2.2 if dense else 4.2, color=colour, label=label)
+        ax.plot(x + dodge * step, y, ls="", marker=marker, ms=style.mark(0.5 if dense else 0.93), color=colour,
+                label=label, rasterized=dense and len(x) > 100)  # fmt: skip
         return False
     if not common or (thin and n > 1) or n == 2:
         for i, (xs, y, _) in enumerate(rows[:MAX_SINGLE_LINES]):
             alone = label if not common and i == 0 else None
-            ax.plot(xs, y, color=colour, ls=ls, lw=0.6 if common else 0.9, alpha=0.4 if common else 0.8, label=alone)
+            ax.plot(xs, y, color=colour, ls=ls, lw=style.line(0.38 if common else 0.56), alpha=0.4 if common else 0.8,
+                    label=alone, rasterized=len(xs) * n > 400, gid="single")  # fmt: skip
     if not common:
         return False
     stack = np.stack([r[1] for r in rows])
     mean = stack.mean(axis=0)
-    ax.plot(x, mean, color=colour, ls=ls, lw=1.2 if dashed else 1.7, label=label,
-            marker=marker if len(x) == 1 or (len(x) <= 12 and not dashed and n > 0) else None, ms=3)  # fmt: skip
+    ax.plot(x, mean, color=colour, ls=ls, lw=style.line(0.75 if dashed else 1.06), label=label,
+            marker=marker if len(x) == 1 or (len(x) <= 12 and not dashed) else None, ms=style.mark(0.67))  # fmt: skip
     if thin or dashed or n < 3:
         return False
     if column.kind == "pair":
@@ -122,4 +126,6 @@ def dash(curve: Any, name: str) -> str:
 def dash_keys(curve: Any, names: Sequence[str]) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
 
-    return [(Line2D([], [], color="#444444", ls=dash(curve, n), lw=1.3), said(n)) for n in names]
+    return [
+        (Line2D([], [], color=style.ink(), alpha=0.8, ls=dash(curve, n), lw=style.line(0.8)), said(n)) for n in names
+    ]

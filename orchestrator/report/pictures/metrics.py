@@ -2,66 +2,118 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...study import Column, Metric, Study
+from ...study import Column, Metric, Study, Summary
 from .. import style, words
-from ..views import View, name_of, scale_of, views
-from .canvas import MAX_CELLS, MAX_PANELS, Picture, brief, left_out, legend, panels, rendered, shape, slug
+from ..views import View, pair_name, scale_of, view_against, views
+from .canvas import (
+    MAX_CELLS,
+    MAX_PANELS,
+    Picture,
+    brief,
+    caption,
+    left_out,
+    legend,
+    note,
+    own_axes,
+    own_legend,
+    panels,
+    rendered,
+    shape,
+    slug,
+)
+from .names import find_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MAX_SINGLES = 1000
+"""Marks of single seeds in a panel."""
+
+ROW = 0.19
+"""Inches of a category that has a row to itself."""
+
 
 def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
-    """Headline metrics of a column against the swept parameter: means, intervals, and single seeds."""
+    """Headline metrics of a column against the swept parameter; a row for each, if there are several parameters."""
     metrics = [m for m in study.headline(column.kind) if m.column is column][:MAX_PANELS]
     without = [m for m in metrics if not study.values(m)]
     metrics = [m for m in metrics if m not in without and not _constant(study, m)]
-    within = {s.settings for m in metrics for s in study.summaries(m) if len(set(s.settings)) == 1}
-    found = views(study) if within else [_across(study, metrics)]
-    for number, view in enumerate(found):
-        if not view.x:
-            return
-        if not metrics or (column.kind == "pair" and all(len(study.values(m)) < 2 for m in metrics)):
-            return
-        wide = not view.numeric and max(map(len, view.ticks)) > 8
-        rows, columns_ = shape(len(metrics), 2 if wide else 3)
-        fig, axes = panels(rows, columns_, height=2.25 if view.numeric else 2.5)
-        widths = style.WIDTH / columns_ - 0.7
-        cut = False
-        for ax, metric in zip(axes, metrics, strict=False):
-            cut |= _draw_metric(ax, study, metric, view, widths)
-        for ax in axes[len(metrics) :]:
-            ax.remove()
-        if len(view.names) > 1:
-            handles, labels = axes[0].get_legend_handles_labels()
-            legend(fig, handles, labels, 4)
-        what = {
-            "pair": f"single pairs of seeds of {'one setting' if within else 'two settings'}",
-            "group": "settings",
-        }.get(column.kind, "single seeds")
-        against = f"against {view.label}" if view.label else "by setting" if within else "between settings"
-        title = f"{column.name} {against}" if column.kind != "train" else f"Training results {against}"
-        if column.kind == "group":
-            caption = "One value a setting, from all its seeds together; there is no interval."
-        else:
-            method = "jackknife over seeds" if column.kind == "pair" else "Student t over seeds"
-            caption = (
-                f"Filled marks: means, with 95 % intervals ({method}). Hollow marks beside them: {what}. "
-                "Exploratory: intervals are for each setting alone, not for differences."
-            )
-        if any(s.censored for m in metrics for s in study.summaries(m)):
-            caption += " Where values are censored (above the range looked at) no means are drawn."
-        if cut:
-            caption += " Intervals that reach beyond the panel are cut off at its edge: so few seeds hardly bound them."
-        caption += left_out(study, metrics)
-        if without:
-            caption += f" No panel for {words.listed([m.name for m in without])}: no task has a value."
-            caption += left_out(study, without)
-        name = f"{slug(column.name)}-metrics" + (f"-{number + 1}" if number else "")
-        yield Picture(name, title, caption, column.kind, column.name, *rendered(fig, title))
+    if not metrics or (column.kind == "pair" and all(len(study.values(m)) < 2 for m in metrics)):
+        return
+    found = _views_of(study, metrics)
+    if not found[0].x:
+        return
+    first = found[0]
+    down = _down(first)
+    if len(found) > 1:
+        metrics, columns_ = metrics[:4], len(found)
+        spots = [(m, view) for m in metrics for view in found]
+        fig, axes = panels(len(metrics), columns_, height=1.85)
+    else:
+        spots = [(m, first) for m in metrics]
+        rows, columns_ = shape(len(metrics), 3)
+        if down and len(metrics) > 1:
+            columns_ = 3 if max(map(len, first.ticks)) < 24 else 2
+            rows = -(-len(metrics) // columns_)
+        height = 0.75 + max(ROW, 0.075 * len(first.names)) * len(first.ticks) if down else 2.25
+        fig, axes = panels(rows, columns_, height=height, share="y" if down else "")
+    for i, (ax, (m, view)) in enumerate(zip(axes, spots, strict=False)):
+        metric(study, m, against=view, ax=ax, legend=False)
+        if len(found) > 1 and i < len(spots) - len(found):
+            ax.set_xlabel("")
+        if (len(found) > 1 and i % len(found)) or (len(found) == 1 and down and i % columns_):
+            ax.set_ylabel("")
+    for ax in axes[len(spots) :]:
+        ax.remove()
+    handles, labels = axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        legend(fig, handles, labels, 4)
+    across = not any(len(set(cell)) == 1 for cell in first.x)
+    by = words.listed([v.label for v in found]) if first.label else ""
+    against = f"against {by}" if by else "between settings" if across else "by setting"
+    title = f"{column.name} {against}" if column.kind != "train" else f"Training results {against}"
+    for m in without:
+        note(axes[0], f"No panel for {m.name}: no task has a value. {left_out(study, m)}".replace("{of}", "").rstrip())
+    text = caption(axes[: len(spots)])
+    yield Picture(f"{slug(column.name)}-metrics", title, text, column.kind, column.name, *rendered(fig, title))
+
+
+def metric(
+    study: Study,
+    metric: str | Metric,
+    *,
+    against: str | View | None = None,
+    ax: Axes | None = None,
+    legend: bool = True,
+) -> Axes:
+    """A scalar result of every setting: means with 95 % intervals, and the single seeds beside them.
+
+    Args:
+        metric: "val_accuracy", "Lanczos.lambda_max", "Interpolation.barrier" (pairs of seeds of one setting), …
+        against: the parameter on the axis, by its name; "setting" for the settings by name; left out, the one
+            that shows most.
+
+    Raises:
+        InvalidValue: there is no such metric or parameter.
+    """
+    found = find_metric(study, metric)
+    if isinstance(against, View):
+        view = against
+    else:
+        view = view_against(study, against) if against else _views_of(study, [found])[0]
+    ax = own_axes(ax, 1.0 + 0.22 * len(view.ticks) if _down(view) else None)
+    _draw(ax, study, found, view)
+    own_legend(ax, legend)
+    return ax
+
+
+def _views_of(study: Study, metrics: Sequence[Metric]) -> list[View]:
+    within = any(len(set(s.settings)) == 1 for m in metrics for s in study.summaries(m))
+    return views(study) if within else [_across(study, metrics)]
 
 
 def _across(study: Study, metrics: Sequence[Metric]) -> View:
@@ -69,9 +121,14 @@ def _across(study: Study, metrics: Sequence[Metric]) -> View:
     cells = sorted({s.settings for m in metrics for s in study.summaries(m)})
     if len(cells) > MAX_CELLS:
         cells = []
-    ticks = tuple(" × ".join(name_of(study, s) for s in cell) for cell in cells)
+    ticks = tuple(pair_name(study, cell[0], cell[-1]) for cell in cells)
     x = {cell: float(i) for i, cell in enumerate(cells)}
     return View("", x, False, ticks, dict.fromkeys(cells, 0), ("",), False)
+
+
+def _down(view: View) -> bool:
+    """Whether the categories stand below each other, so that long names can be read."""
+    return not view.numeric and (len(view.ticks) > 8 or sum(map(len, view.ticks)) > 40)
 
 
 def _constant(study: Study, metric: Metric) -> bool:
@@ -80,88 +137,184 @@ def _constant(study: Study, metric: Metric) -> bool:
     return len(values) > 1 and len(set(values)) == 1 and values[0].is_integer()
 
 
-def _draw_metric(ax: Axes, study: Study, metric: Metric, view: View, inches: float) -> bool:
-    """Draw a metric's panel; returns whether intervals were cut off."""
-    from matplotlib.transforms import ScaledTranslation
-
+def _draw(ax: Axes, study: Study, metric: Metric, view: View) -> None:
     values = study.values(metric)
     singles: dict[tuple[int, ...], list[float]] = {}
     for task in study.of_column(metric.column.name):
         cell = study.cell(task) if task.trials else ()
-        if task.key in values and cell in view.x:
+        if task.key in values and (cell in view.x or cell in view.level):
             singles.setdefault(cell, []).append(values[task.key])
-    summaries = [s for s in study.summaries(metric) if s.settings in view.x and s.interval.n]
-    censored = any(s.censored for s in summaries)
+    summaries = [s for s in study.summaries(metric) if s.settings in singles]
+    censored = any(s.censored for s in study.summaries(metric))
     group = metric.column.kind == "group"
+    down = _down(view)
     lines = len(view.names)
-    palette = style.colours(lines)
-    bounds: list[float] = [v for column in singles.values() for v in column]
-    low, high = (min(bounds), max(bounds)) if bounds else (0.0, 1.0)
-    room = 1.5 * (high - low) or abs(high) or 1.0
-    cut = False
+    palette = style.colours(max(lines, 1) + len(view.level))
+    everything = [v for own in singles.values() for v in own]
+    each = not group and sum(map(len, singles.values())) <= MAX_SINGLES
+    small = style.mark(0.6 if len(summaries) <= 60 else 0.4)
+    several = False
     for line in range(lines):
-        chosen = [s for s in summaries if view.series[s.settings] == line]
-        chosen.sort(key=lambda s: view.x[s.settings])
-        dodge = 0.0 if view.numeric else (line - (lines - 1) / 2) * min(0.5 / lines, 0.2)
-        x = [view.x[s.settings] + dodge for s in chosen]
-        means = [s.interval.mean or 0.0 for s in chosen]
-        colour = palette[line]
-        if view.joined and len(x) > 1 and not censored:
-            ax.plot(x, means, color=colour, lw=1.0, alpha=0.8, ls=("-", "--", "-.", ":")[line % 4])
-        shift = ax.transData + ScaledTranslation(5 / 72, 0, ax.figure.dpi_scale_trans)
-        if not group:
-            for place, s in zip(x, chosen, strict=True):
-                points = singles.get(s.settings, [])
-                ax.plot([place] * len(points), points, ls="", marker=style.marker(line), ms=3, mfc="none", mec=colour,
-                        mew=0.7, alpha=0.7, transform=shift)  # fmt: skip
-        if censored:
-            continue  # a mean of some would be too small
-        halves = [s.interval.half or 0.0 for s in chosen]
-        ax.errorbar(x, means, yerr=None if group else halves, ls="", marker=style.marker(line), color=colour, ms=4.5,
-                    capsize=2.5, elinewidth=1.0, label=view.names[line])  # fmt: skip
-        for mean, half in zip(means, halves, strict=True):
-            cut |= mean - half < low - room or mean + half > high + room
-    if 0 < high - low <= 1e-6 * abs(high):  # rounding errors are no differences to look at
-        ax.set_ylim(high - 0.1 * abs(high), high + 0.1 * abs(high))
-        cut = False
-    elif cut:
-        ax.set_ylim(low - room, high + room)
-    ax.set_ylabel(style.wrapped(brief(metric), 30))
-    ax.set_title(metric.name, loc="left", fontsize=8, color="#555555")
-    if bounds and all(float(v).is_integer() for v in bounds):
+        chosen = sorted((s for s in summaries if view.series.get(s.settings) == line), key=lambda s: view.x[s.settings])
+        if not chosen:
+            continue
+        colour, mark = palette[line], style.marker(line)
+        aside = line - (lines - 1) / 2
+        step = 0.0 if view.numeric else aside * min(0.8 / lines, 0.2)
+        places = {s.settings: view.x[s.settings] + step for s in chosen}
+        beside = 5.0 if not down else 0.0 if lines > 1 else -3.5
+        points = 2.5 * aside if view.numeric and lines > 1 else 0.0
+        at, shift = (_moved(ax, points, down), _moved(ax, points + beside, down))
+        told = [s for s in chosen if s.interval.n > 1 or group]
+        several |= any(s.interval.n > 1 for s in told)
+        if view.joined and len(chosen) > 1 and not censored:
+            x = [places[s.settings] for s in chosen]
+            ax.plot(x, [s.interval.mean or 0.0 for s in chosen], color=colour, lw=style.line(0.6), alpha=0.8,
+                    ls=("-", "--", "-.", ":")[line % 4], transform=at, gid="mean-line")  # fmt: skip
+        alone = [s for s in chosen if s.interval.n == 1 and not group]
+        for some, transform in ((told, shift), (alone, at)):
+            if not each or (some is told and group):
+                continue
+            x = [places[s.settings] for s in some for _ in singles[s.settings]]
+            y = [v for s in some for v in singles[s.settings]]
+            size = small if some is told else style.mark()
+            ax.plot(*((y, x) if down else (x, y)), ls="", marker=mark, ms=size, mfc="none", mec=colour, mew=size / 4.5,
+                    alpha=0.7, transform=transform, gid="single", label="_single")  # fmt: skip
+        if not told or censored:  # a mean of some would be too small
+            ax.plot([], [], ls="", marker=mark, mfc="none", color=colour, label=view.names[line])
+            continue
+        x, y = [places[s.settings] for s in told], [s.interval.mean or 0.0 for s in told]
+        halves = None if group else [math.nan if s.interval.half is None else s.interval.half for s in told]
+        bars: dict[str, Any] = {"xerr" if down else "yerr": halves}
+        drawn = ax.errorbar(*((y, x) if down else (x, y)), **bars, ls="", marker=mark, color=colour, ms=style.mark(),
+                            capsize=style.mark(0.5), elinewidth=style.line(0.65), label=view.names[line])  # fmt: skip
+        for artist in drawn.get_children():
+            artist.set_transform(at)
+    ax.autoscale_view()
+    if not censored:
+        _levels(ax, view, summaries, palette[max(lines, 1) :])
+    cut = _limit(ax, everything, [] if censored or group else summaries, view, down)
+    name, axis = style.wrapped(brief(metric), 34 if down else 30), ax.xaxis if down else ax.yaxis
+    axis.set_label_text(name)
+    if everything and all(float(v).is_integer() for v in everything):
         from matplotlib.ticker import MaxNLocator
 
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    _dress_x(ax, view, inches)
-    return cut
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    _places(ax, view, down)
+    _say(ax, study, metric, view, summaries, each=each, several=several, censored=censored, cut=cut)
 
 
-def _dress_x(ax: Axes, view: View, inches: float) -> None:
+def _moved(ax: Axes, points: float, down: bool) -> Any:
+    """The place of data, moved along the axis of the settings."""
+    from matplotlib.transforms import ScaledTranslation
+
+    assert ax.figure is not None
+    x, y = (0.0, points / 72) if down else (points / 72, 0.0)
+    return ax.transData + ScaledTranslation(x, y, ax.figure.dpi_scale_trans)
+
+
+def _levels(ax: Axes, view: View, summaries: Sequence[Summary], palette: Sequence[object]) -> None:
+    """Settings without the parameter on the axis: their means across the picture, with their intervals as bands."""
+    for i, s in enumerate(s for s in summaries if s.settings in view.level):
+        colour, dashes = palette[i], ((0, (6, 2)), (0, (2, 2)), (0, (6, 2, 2, 2)))[i % 3]
+        ax.axhline(s.interval.mean or 0.0, color=colour, ls=dashes, lw=style.line(0.75), label=view.level[s.settings])
+        if s.interval.low is not None and s.interval.high is not None:
+            ax.axhspan(s.interval.low, s.interval.high, color=colour, alpha=0.09, lw=0, zorder=0)
+
+
+def _limit(ax: Axes, values: Sequence[float], summaries: Sequence[Summary], view: View, down: bool) -> bool:
+    """Limit the axis of values to where they lie; returns whether intervals reach beyond it."""
+    if not values:
+        return False
+    low, high = min(values), max(values)
+    limits, scale = (ax.set_xlim, ax.set_xscale) if down else (ax.set_ylim, ax.set_yscale)
+    if 0 < high - low <= 1e-6 * abs(high):  # rounding errors are no differences to look at
+        limits(high - 0.1 * abs(high), high + 0.1 * abs(high))
+        return False
+    bounds = [(s, b, b > high) for s in summaries for b in (s.interval.low, s.interval.high) if b is not None]
+    if low > 0 and high / low > 100:
+        scale("log")
+        bottom, top = low / (high / low) ** 0.15, high * (high / low) ** 0.35
+    else:
+        room = 1.5 * (high - low) or abs(high) or 1.0
+        bottom, top = low - room, high + room
+    beyond = [(s, up) for s, b, up in bounds if not bottom <= b <= top]
+    if not beyond:
+        if low > 0 and high / low > 100:
+            limits(min([low, *(b for _, b, _ in bounds)]) / 1.3, max([high, *(b for _, b, _ in bounds)]) * 1.3)
+        return False
+    inner = [b for _, b, _ in bounds if bottom <= b <= top] + [low, high]
+    edge = 0.04 * (max(inner) - min(inner))
+    if low > 0 and high / low > 100:
+        limits(min(inner) / 1.5, max(inner) * 1.5)
+    else:
+        limits(
+            bottom if any(not up for _, up in beyond) else min(inner) - edge,
+            top if any(up for _, up in beyond) else max(inner) + edge,
+        )
+    return True
+
+
+def _places(ax: Axes, view: View, down: bool) -> None:
+    """Dress the axis on which the settings stand."""
+    if down:
+        ax.set_yticks(range(len(view.ticks)), [style.shortened(t) for t in view.ticks])
+        ax.set_ylim(len(view.ticks) - 0.4, -0.6)
+        ax.set_ylabel(view.label)
+        return
     ax.set_xlabel(view.label)
+    inches = ax.get_window_extent().width / ax.figure.dpi
     if not view.numeric:
         style.show_labels(ax, view.ticks, inches)
         ax.set_xlim(-0.6, len(view.ticks) - 0.4)
         ax.grid(axis="x", visible=False)
         return
-    from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
-
     values = sorted(set(view.x.values()))
-    kind, options = scale_of(values)
-    ax.set_xscale(kind, **options)
-    if len(values) == 1:
-        ax.set_xlim(values[0] - 1, values[0] + 1)
-    place = ax.get_xaxis().get_transform().transform
-    at = [float(place(v)) for v in values]
-    span = (at[-1] - at[0]) or 1.0
-    shown = [0]
-    for i in range(1, len(values)):
-        if (at[i] - at[shown[-1]]) / span * inches > 0.09 * len(f"{values[i]:.4g}") + 0.04:
-            shown.append(i)
-    if len(values) <= 12:
-        ax.xaxis.set_major_locator(FixedLocator([values[i] for i in shown]))
-        ax.xaxis.set_major_formatter(FixedFormatter([f"{values[i]:.4g}" for i in shown]))
-        rest = [v for i, v in enumerate(values) if i not in shown]
-        ax.xaxis.set_minor_locator(FixedLocator(rest) if rest else NullLocator())
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    if kind == "linear" and len(values) > 1:
-        ax.set_xlim(values[0] - 0.06 * span, values[-1] + 0.08 * span)
+    style.show_values(ax.xaxis, values, *scale_of(values), inches)
+
+
+def _say(
+    ax: Axes,
+    study: Study,
+    metric: Metric,
+    view: View,
+    summaries: Sequence[Summary],
+    *,
+    each: bool,
+    several: bool,
+    censored: bool,
+    cut: bool,
+) -> None:
+    kind = metric.column.kind
+    within = any(len(set(cell)) == 1 for cell in view.x)
+    one = ("pair", "pairs") if kind == "pair" else ("seed", "seeds")
+    if kind == "group":
+        note(ax, "One value a setting, from all its seeds together; there is no interval.")
+    elif several:
+        method = "jackknife over seeds" if kind == "pair" else "Student t over seeds"
+        text = f"Filled marks: means, with 95 % intervals ({method})."
+        if each:
+            of = f" of seeds of {'one setting' if within else 'two settings'}" if kind == "pair" else ""
+            text += f" Hollow marks beside them: single {one[1]}{of}."
+        else:
+            text += f" Single {one[1]} are too many to draw."
+        note(ax, text)
+        if any(s.interval.n == 1 for s in summaries):
+            note(ax, f"A hollow mark alone: one {one[0]}, so no mean and no interval.")
+    else:
+        note(ax, f"Hollow marks: one {one[0]} each; so there are no intervals, and luck is not told from difference.")
+    if several and kind != "group":
+        note(ax, "Exploratory: intervals are for each setting alone, not for differences.")
+    if any(s.interval.n > 1 and not s.interval.half and s.interval.half is not None for s in summaries):
+        note(ax, "An interval of no width: all values are equal, which is no certainty.")
+    if any(s.settings in view.level for s in summaries):
+        note(ax, f"Level lines: settings without {view.label}, with their intervals as bands.")
+    if view.left_out:
+        some = f"{len(study.settings) - view.left_out} of {len(study.settings)} settings are drawn"
+        note(ax, f"{some}: those that have {view.label}." if view.label else f"{some}, the best by their mean.")
+    if censored:
+        note(ax, "Where values are censored (above the range looked at) no means are drawn.", metric.name)
+    if cut:
+        note(ax, "Intervals that reach beyond a panel are cut off at its edge: so few seeds hardly bound them.")
+    if missing := left_out(study, metric):
+        note(ax, missing, metric.name)
