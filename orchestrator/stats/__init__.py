@@ -7,15 +7,14 @@ A study's unit of replication is the seed. What is not computed by scipy or stat
 from .association import Association, Concordance, associate
 from .comparisons import (
     Comparison,
-    Effect,
     Equivalence,
-    Improvement,
     compare_paired,
     compare_unpaired,
     equivalence,
-    probability_of_improvement,
 )
 from .crossed import crossed_error, crossed_interval
+from .effects import Effect
+from .improvement import Improvement, probability_of_improvement
 from .intervals import (
     Interval,
     Share,
@@ -29,6 +28,7 @@ from .intervals import (
 from .matched_loss import Adjusted, MatchedLoss, match_loss
 from .power import Curve, Power, detectable_effect, equivalence_power, needed_seeds, plan_seeds, sd_bounds, t_test_power
 from .refusal import Refused
+from .robust import Location, bootstrap_interval, interquartile_mean_interval, median_interval, studentised_bootstrap
 from .selection import FewerSeeds, WinnersCurse, fewer_seeds, winner_coverage, winners_curse
 from .variance_components import Component, Components, split_variance
 from .verdicts import Verdict, decide
@@ -46,6 +46,7 @@ __all__ = [
     "FewerSeeds",
     "Improvement",
     "Interval",
+    "Location",
     "MatchedLoss",
     "Power",
     "Refused",
@@ -53,6 +54,7 @@ __all__ = [
     "Verdict",
     "WinnersCurse",
     "associate",
+    "bootstrap_interval",
     "compare_paired",
     "compare_unpaired",
     "crossed_error",
@@ -62,10 +64,12 @@ __all__ = [
     "equivalence",
     "equivalence_power",
     "fewer_seeds",
+    "interquartile_mean_interval",
     "jackknife_bounds",
     "match_loss",
     "mean_bounds",
     "mean_interval",
+    "median_interval",
     "needed_seeds",
     "pair_interval",
     "plan_seeds",
@@ -73,6 +77,7 @@ __all__ = [
     "sd_bounds",
     "share_interval",
     "split_variance",
+    "studentised_bootstrap",
     "t_quantile",
     "t_test_power",
     "winner_coverage",

@@ -2,7 +2,7 @@
 
 Whether the comparison is paired follows from the design (do the two settings share their streams?), never from the
 values, so the caller says it by the function it calls. A value that is not finite (nan, inf, −inf) stands for a run
-that diverged: it has no part in a mean, and the exact tests treat it as worse than every run that survived. What is
+that diverged: it has no part in a mean, and the exact tests count it as worse than every run that survived. What is
 missing for another reason (failed, not run, stopped early by a scheduler) must be left out before, and counted.
 """
 
@@ -12,8 +12,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .effects import Effect, average_effect, hedges_g, paired_effect
 from .exact import ExactTest, permutation_test, sign_flip_test
-from .intervals import share_interval, t_quantile
+from .intervals import t_quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,36 +22,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Design",
-    "Effect",
     "Equivalence",
-    "Improvement",
     "Mode",
     "compare_paired",
     "compare_unpaired",
     "equivalence",
-    "probability_of_improvement",
+    "worst_if_diverged",
 ]
 
 Mode = Literal["max", "min"]
 Design = Literal["paired", "unpaired"]
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A standardised difference.
-
-    Attributes:
-        name: which one, with its denominator in words.
-        value: the difference in units of the denominator, corrected for the small sample.
-        low, high: its interval; None where there is none.
-        level: nominal coverage.
-    """
-
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-    level: float
 
 
 @dataclass(frozen=True)
@@ -65,18 +46,20 @@ class Comparison:
         used: what the difference is over: pairs of which both runs survived, or surviving runs of both sides.
         mean_a, mean_b: means of the runs used.
         difference: mean_a − mean_b, given survival; None if there is nothing to take it over.
-        sd: paired: of the differences; unpaired: pooled over both sides.
-        se, degrees: standard error of the difference and its degrees of freedom (Welch–Satterthwaite if unpaired).
+        sd: paired: of the differences; unpaired: pooled over both sides. None from fewer than 2 values.
+        se, degrees: standard error of the difference and its degrees of freedom (unpaired: Welch–Satterthwaite).
             None where the t method has nothing to go by: fewer than 2 values, or no spread in them.
-        low, high: the contrast's own t interval at `level`, not corrected for the family; None where there is none.
-        p: two-sided p of the t test; None where there is no test, or where a run diverged: the survivors alone do
-            not make a fair contrast, and the exact test decides.
-        p_exact: two-sided p of the exact test (sign-flip or permutation).
-        direction: which way the exact test's statistic points: the sign of a − b, diverged runs counted worst.
-        smallest_p: the smallest p the exact test can give with these n (and ties): it can decide nothing below.
-        effect: Hedges' g, or d_z if paired; None where there is no spread.
-        effect_av: paired only: the difference in units of the settings' own standard deviation (d_av).
+        low, high: the contrast's own t interval, not corrected for a family and given survival; None without `se`.
+        level: nominal coverage of the intervals.
+        p: two-sided p of the t test; None without `se`, and where a run diverged: the survivors alone make no fair
+            contrast, so the exact test decides.
+        p_exact: two-sided p of the exact test, over all runs.
+        direction: the sign of a − b that the exact test sees, diverged runs counted worst; 0 if it sees none.
+        smallest_p: the smallest p that the exact test could give with these n and ties.
+        effect: Hedges' g, or d_z if paired; None where there is no spread, or too few values.
+        effect_av: d_av, if paired: comparable with the Hedges' g of unpaired runs.
         exact_test: the exact test in words.
+        spread: whether the values the t method would use differ at all (beyond rounding).
         note: what a reader must know of these numbers; empty if there is nothing.
     """
 
@@ -103,30 +86,13 @@ class Comparison:
     effect: Effect | None
     effect_av: Effect | None
     exact_test: str
+    spread: bool
     note: str = ""
 
-
-@dataclass(frozen=True)
-class Improvement:
-    """The probability that a run of setting a is better than a run of setting b.
-
-    Attributes:
-        share: unpaired: U / (n·m), ties counted half; paired: wins / pairs. None without runs.
-        low, high: its interval; None where there is none.
-        wins, ties, losses: of a over b, over all n·m combinations, or over the pairs.
-        method: in words.
-    """
-
-    design: Design
-    share: float | None
-    low: float | None
-    high: float | None
-    wins: int
-    ties: int
-    losses: int
-    level: float
-    method: str
-    note: str = ""
+    @property
+    def diverged(self) -> bool:
+        """Whether any run did."""
+        return self.diverged_a + self.diverged_b > 0
 
 
 @dataclass(frozen=True)
@@ -134,8 +100,10 @@ class Equivalence:
     """Two one-sided t tests of whether a difference lies within ± margin (Schuirmann 1987).
 
     Attributes:
+        margin: in the units of the metric.
         p: the larger of the two; None where the difference has no t test, and `note` says why.
-        low, high: the 1 − 2α interval: within ± margin exactly if p < α = 1 − level.
+        low, high: the interval of coverage 1 − 2α with α = 1 − level: within ± margin exactly if p < α.
+        level: 1 − α.
     """
 
     margin: float
@@ -149,143 +117,78 @@ class Equivalence:
 def compare_paired(a: Any, b: Any, *, mode: Mode, level: float = 0.95) -> Comparison:
     """Two settings whose runs share their streams, seed by seed: t test on the differences, sign-flip test beside it.
 
-    The sign-flip test takes the mean difference. Where a run diverged it takes Wilcoxon's signed ranks: a pair in which
-    only one run diverged is the largest of all differences against it, a pair in which both did is a tie.
+    The sign-flip test takes the mean difference. Where a run diverged it takes Wilcoxon's signed ranks instead: a pair
+    of which one run diverged is the largest difference there is, against that run; a pair of which both did is a tie.
 
     Args:
-        a, b: shape (n,), the same seeds in the same order.
+        a, b: shape (n,), the same seeds in the same order. Not finite: the run diverged.
     """
     import numpy as np
 
-    x, y = _values(a, mode), _values(b, mode)
-    if len(x) != len(y):
-        raise ValueError(f"paired values must be of the same seeds, not {len(x)} and {len(y)} values")
-    lost_a, lost_b = ~np.isfinite(x), ~np.isfinite(y)
-    both = ~(lost_a | lost_b)
-    resolution = _resolution(x[both], y[both])
-    differences = np.where(lost_a & lost_b, 0.0, np.where(lost_a, x, np.where(lost_b, -y, 0.0)))
-    differences[both] = x[both] - y[both]
-    exact = sign_flip_test(differences, 2 * resolution)
-    d = differences[both]
-    n = len(d)
-    sd = float(np.std(d, ddof=1)) if n > 1 else None
-    flat = n > 1 and float(d.max() - d.min()) <= 2 * resolution
-    degrees = float(n - 1) if n > 1 and not flat else None
-    se = sd / math.sqrt(n) if degrees and sd else None
-    effect = effect_av = None
-    if se and sd:
-        effect = _effect("d_z: difference / sd of the differences", float(d.mean()) / sd, n, n - 1, level)
-        own = math.sqrt((float(np.var(x[both], ddof=1)) + float(np.var(y[both], ddof=1))) / 2)
-        if own > resolution:
-            k = sd / own
-            name = "d_av: difference / root mean square of the two settings' sd"
-            effect_av = Effect(name, effect.value * k, _times(effect.low, k), _times(effect.high, k), level)
-    return _comparison(
-        "paired",
-        mode,
-        x,
-        y,
-        x[both],
-        y[both],
-        n,
-        sd,
-        se,
-        degrees,
-        level,
-        exact,
-        effect,
-        effect_av,
-        _note(n, n, flat, bool(lost_a.any() or lost_b.any()), "paired"),
-    )
+    x, y = worst_if_diverged(a, mode), worst_if_diverged(b, mode)
+    n = len(x)
+    if n != len(y):
+        raise ValueError(f"paired values must be of the same seeds, not {n} and {len(y)} values")
+    both = np.isfinite(x) & np.isfinite(y)
+    kept_x, kept_y = x[both], y[both]
+    d = kept_x - kept_y
+    resolution = _resolution(kept_x, kept_y)
+    differences = np.zeros(n)  # where both diverged
+    apart = x != y
+    differences[apart] = x[apart] - y[apart]
+    exact = sign_flip_test(differences, resolution)
+    used = len(d)
+    sd = float(np.std(d, ddof=1)) if used > 1 else None
+    spread = used > 1 and bool(np.ptp(d) > 2 * resolution)
+    se = degrees = effect = effect_av = None
+    if spread and sd is not None:
+        se, degrees, mean = sd / math.sqrt(used), float(used - 1), float(d.mean())
+        effect = paired_effect(mean, sd, used, level)
+        sd_a, sd_b = float(np.std(kept_x, ddof=1)), float(np.std(kept_y, ddof=1))
+        covariance = (sd_a**2 + sd_b**2 - sd**2) / 2
+        correlation = covariance / (sd_a * sd_b) if sd_a and sd_b else 0.0
+        effect_av = average_effect(mean, sd, sd_a, sd_b, correlation, used, level)
+    note = []
+    if used == 1:
+        note.append("one pair: no interval")
+    elif used > 1 and not spread:
+        note.append(f"all {used} differences are the same: no spread to take an interval from")
+    return _comparison("paired", mode, x, y, kept_x, kept_y, sd, se, degrees, level, exact, effect, effect_av, note)
 
 
 def compare_unpaired(a: Any, b: Any, *, mode: Mode, level: float = 0.95) -> Comparison:
     """Two settings with runs of their own: Welch's t test, permutation test beside it.
 
-    The permutation test takes the difference of means. Where a run diverged it takes the ranks of all runs, the
-    diverged ones tied for the worst.
+    The permutation test takes the difference of means. Where a run diverged it takes the ranks of all runs instead,
+    the diverged ones tied for the worst.
 
     Args:
-        a, b: shapes (n,) and (m,).
+        a, b: shapes (n,) and (m,). Not finite: the run diverged.
     """
     import numpy as np
 
-    x, y = _values(a, mode), _values(b, mode)
+    x, y = worst_if_diverged(a, mode), worst_if_diverged(b, mode)
     kept_x, kept_y = x[np.isfinite(x)], y[np.isfinite(y)]
     n, m = len(kept_x), len(kept_y)
     resolution = _resolution(kept_x, kept_y)
     exact = permutation_test(x, y, resolution)
     sd = se = degrees = effect = None
-    flat = False
+    note = []
     if n > 1 and m > 1:
+        varied = [float(np.ptp(kept)) > resolution for kept in (kept_x, kept_y)]
         va, vb = float(np.var(kept_x, ddof=1)), float(np.var(kept_y, ddof=1))
         sd = math.sqrt(((n - 1) * va + (m - 1) * vb) / (n + m - 2))
-        flat = max(float(np.ptp(kept_x)), float(np.ptp(kept_y))) <= resolution
-        if not flat:
+        if any(varied):
             se = math.sqrt(va / n + vb / m)
-            degrees = (va / n + vb / m) ** 2 / ((va / n) ** 2 / (n - 1) + (vb / m) ** 2 / (m - 1))
-            d = float(kept_x.mean() - kept_y.mean()) / sd
-            effect = _effect("Hedges' g: difference / pooled sd", d, n * m / (n + m), n + m - 2, level)
-    diverged = n < len(x) or m < len(y)
-    return _comparison(
-        "unpaired",
-        mode,
-        x,
-        y,
-        kept_x,
-        kept_y,
-        n + m,
-        sd,
-        se,
-        degrees,
-        level,
-        exact,
-        effect,
-        None,
-        _note(n, m, flat, diverged, "unpaired"),
-    )
-
-
-def probability_of_improvement(a: Any, b: Any, *, design: Design, mode: Mode, level: float = 0.95) -> Improvement:
-    """How often a run of a is better than one of b, with an interval; diverged runs are worst, two of them tie.
-
-    Unpaired: U/(n·m), where U counts the combinations that a wins, ties half. The interval is symmetric on the logit
-    of p̃ = (U + ½)/(n·m + 1), with the standard error of the placements (Sen 1967; DeLong et al. 1988), at least
-    √(p̃(1 − p̃)/(n·m)), and t with n + m − 2 degrees of freedom.
-    Paired: the share of pairs that a wins, with its Clopper–Pearson interval; a tie is no win.
-    """
-    import numpy as np
-
-    x, y = _values(a, mode), _values(b, mode)
-    if mode == "min":
-        x, y = -x, -y  # larger is better from here on
-    if design == "paired":
-        if len(x) != len(y):
-            raise ValueError(f"paired values must be of the same seeds, not {len(x)} and {len(y)} values")
-        wins, losses = int((x > y).sum()), int((x < y).sum())
-        ties = len(x) - wins - losses
-        share = share_interval(wins, len(x), level)
-        note = f"{ties} of {len(x)} pairs tie, which counts as no win" if ties else share.note
-        return Improvement(design, share.share, share.low, share.high, wins, ties, losses, level, share.method, note)
-    method = "t interval on the logit of the shrunk U statistic"
-    n, m = len(x), len(y)
-    if not n or not m:
-        return Improvement(design, None, None, None, 0, 0, 0, level, method, "no run on one side")
-    above, equal = x[:, None] > y, x[:, None] == y
-    wins, ties = int(above.sum()), int(equal.sum())
-    losses = n * m - wins - ties
-    u = wins + ties / 2
-    if n < 2 or m < 2:
-        note = "one run on one side: no interval"
-        return Improvement(design, u / (n * m), None, None, wins, ties, losses, level, method, note)
-    score = above + equal / 2
-    p = (u + 0.5) / (n * m + 1)
-    variance = float(np.var(score.mean(axis=1), ddof=1)) / n + float(np.var(score.mean(axis=0), ddof=1)) / m
-    se = max(math.sqrt(variance), math.sqrt(p * (1 - p) / (n * m)))
-    centre, half = math.log(p / (1 - p)), t_quantile(level, n + m - 2) * se / (p * (1 - p))
-    low, high = (1 / (1 + math.exp(-(centre + side * half))) for side in (-1, 1))
-    note = f"{ties} of {n * m} combinations tie, each counted half" if ties else ""
-    return Improvement(design, u / (n * m), low, high, wins, ties, losses, level, method, note)
+            degrees = se**4 / ((va / n) ** 2 / (n - 1) + (vb / m) ** 2 / (m - 1))
+            effect = hedges_g(float(kept_x.mean() - kept_y.mean()), sd, n, m, level)
+        if not all(varied):
+            sides = [s for s, v in zip((f"{n} of the first", f"{m} of the second"), varied, strict=True) if not v]
+            why = "" if any(varied) else ": no spread to take an interval from"
+            note.append(f"all values of a setting are the same ({' and '.join(sides)}){why}")
+    elif n and m:
+        note.append("one run on one side: no interval")
+    return _comparison("unpaired", mode, x, y, kept_x, kept_y, sd, se, degrees, level, exact, effect, None, note)
 
 
 def equivalence(comparison: Comparison, margin: float, level: float = 0.95) -> Equivalence:
@@ -298,89 +201,21 @@ def equivalence(comparison: Comparison, margin: float, level: float = 0.95) -> E
         raise ValueError(f"an equivalence margin must be a positive number, not {margin!r}")
     c = comparison
     if c.p is None or c.difference is None or c.se is None or c.degrees is None:
-        note = (
-            "a run diverged, so a difference of means cannot show equivalence"
-            if c.diverged_a or c.diverged_b
-            else c.note
-        )
+        note = "a run diverged, so a difference of means cannot show equivalence" if c.diverged else c.note
         return Equivalence(margin, None, None, None, level, note)
     from scipy.special import stdtr
 
-    p = float(stdtr(c.degrees, (abs(c.difference) - margin) / c.se))  # the side nearer to the margin decides
+    p = float(stdtr(c.degrees, (abs(c.difference) - margin) / c.se))  # the end nearer to the margin decides
     half = t_quantile(2 * level - 1, c.degrees) * c.se
     return Equivalence(margin, p, c.difference - half, c.difference + half, level)
 
 
-def _comparison(
-    design: Design,
-    mode: Mode,
-    x: np.ndarray,
-    y: np.ndarray,
-    kept_x: np.ndarray,
-    kept_y: np.ndarray,
-    used: int,
-    sd: float | None,
-    se: float | None,
-    degrees: float | None,
-    level: float,
-    exact: ExactTest,
-    effect: Effect | None,
-    effect_av: Effect | None,
-    note: str,
-) -> Comparison:
-    import numpy as np
-    from scipy.special import stdtr
+def worst_if_diverged(values: Any, mode: Mode) -> np.ndarray:
+    """The values, those that are not finite replaced by the worst infinity.
 
-    mean_a, mean_b = (float(k.mean()) if len(k) else None for k in (kept_x, kept_y))
-    difference = mean_a - mean_b if mean_a is not None and mean_b is not None else None
-    lost_a, lost_b = int((~np.isfinite(x)).sum()), int((~np.isfinite(y)).sum())
-    low = high = p = None
-    if difference is not None and se is not None and degrees is not None:
-        half = t_quantile(level, degrees) * se
-        low, high = difference - half, difference + half
-        p = None if lost_a or lost_b else 2 * float(stdtr(degrees, -abs(difference) / se))
-    return Comparison(
-        design,
-        mode,
-        len(x),
-        len(y),
-        lost_a,
-        lost_b,
-        used,
-        mean_a,
-        mean_b,
-        difference,
-        sd,
-        se,
-        degrees,
-        low,
-        high,
-        level,
-        p,
-        exact.p,
-        exact.direction,
-        exact.smallest_p,
-        effect,
-        effect_av,
-        exact.name,
-        note,
-    )
-
-
-def _note(n: int, m: int, flat: bool, diverged: bool, design: Design) -> str:
-    parts = []
-    if diverged:
-        parts.append("a run diverged: the difference is given survival, and only the exact test compares all runs")
-    if min(n, m) < 2:
-        parts.append("too few values for a t interval")
-    elif flat:
-        what = "all differences are the same" if design == "paired" else "all values of each side are the same"
-        parts.append(f"{what}: without spread there is no t interval")
-    return "; ".join(parts)
-
-
-def _values(values: Any, mode: Mode) -> np.ndarray:
-    """The values, what is not finite replaced by the worst infinity."""
+    Args:
+        values: shape (n,).
+    """
     import numpy as np
 
     if mode not in ("max", "min"):
@@ -392,34 +227,80 @@ def _values(values: Any, mode: Mode) -> np.ndarray:
 
 
 def _resolution(x: np.ndarray, y: np.ndarray) -> float:
-    """How far apart two values may be by rounding alone: that of float32 if all of them are float32 numbers."""
+    """How far apart rounding alone may put two values: that of float32 if all of them are float32 numbers.
+
+    A constant difference of accuracies in float32 has a standard deviation of 1e-8 instead of 0, and would otherwise
+    have a t statistic of a million.
+    """
     import numpy as np
 
-    both = np.concatenate([x, y])
-    if not len(both):
+    values = np.concatenate([x, y])
+    if not len(values):
         return 0.0
-    single = bool((both.astype(np.float32) == both).all())
-    return float(np.finfo(np.float32 if single else np.float64).eps * np.abs(both).max())
+    largest = float(np.abs(values).max())
+    single = largest < 1e38 and bool((values.astype(np.float32) == values).all())
+    return float(np.finfo(np.float32 if single else np.float64).eps) * largest
 
 
-def _effect(name: str, d: float, size: float, degrees: int, level: float) -> Effect:
-    """A standardised difference d with t = d·√size, corrected by Hedges' exact factor (Hedges 1981).
+def _comparison(
+    design: Design,
+    mode: Mode,
+    x: np.ndarray,
+    y: np.ndarray,
+    kept_x: np.ndarray,
+    kept_y: np.ndarray,
+    sd: float | None,
+    se: float | None,
+    degrees: float | None,
+    level: float,
+    exact: ExactTest,
+    effect: Effect | None,
+    effect_av: Effect | None,
+    note: list[str],
+) -> Comparison:
+    """What both designs have in common: the t interval and test of a difference with a standard error."""
+    import numpy as np
+    from scipy.special import stdtr
 
-    The interval is that of the population's standardised difference: the noncentralities under which t would be a
-    tail value of (1 ± level)/2. Exact for normal values with the same variance on both sides.
-    """
-    from scipy.special import gammaln, nctdtrinc
-
-    j = (
-        math.exp(gammaln(degrees / 2) - gammaln((degrees - 1) / 2)) / math.sqrt(degrees / 2)
-        if degrees > 1
-        else math.nan
+    lost_a, lost_b = int((~np.isfinite(x)).sum()), int((~np.isfinite(y)).sum())
+    mean_a, mean_b = (float(kept.mean()) if len(kept) else None for kept in (kept_x, kept_y))
+    difference = mean_a - mean_b if mean_a is not None and mean_b is not None else None
+    low = high = p = None
+    if difference is not None and se is not None and degrees is not None:
+        half = t_quantile(level, degrees) * se
+        low, high = difference - half, difference + half
+        if not lost_a and not lost_b:
+            p = 2 * float(stdtr(degrees, -abs(difference) / se))
+    if difference is None:
+        note.append(
+            "no pair of which both runs survived" if design == "paired" else "one side has no run that survived"
+        )
+    if lost_a or lost_b:
+        note.append("runs diverged: the difference is given survival, and only the exact test compares all runs")
+    return Comparison(
+        design=design,
+        mode=mode,
+        n_a=len(x),
+        n_b=len(y),
+        diverged_a=lost_a,
+        diverged_b=lost_b,
+        used=len(kept_x) if design == "paired" else len(kept_x) + len(kept_y),
+        mean_a=mean_a,
+        mean_b=mean_b,
+        difference=difference,
+        sd=sd,
+        se=se,
+        degrees=degrees,
+        low=low,
+        high=high,
+        level=level,
+        p=p,
+        p_exact=exact.p,
+        direction=exact.direction,
+        smallest_p=exact.smallest_p,
+        effect=effect,
+        effect_av=effect_av,
+        exact_test=exact.name,
+        spread=se is not None,
+        note="; ".join(note),
     )
-    t = abs(d) * math.sqrt(size)
-    bounds = [float(nctdtrinc(degrees, (1 + side * level) / 2, t)) / math.sqrt(size) for side in (1, -1)]
-    low, high = bounds if d >= 0 else (-bounds[1], -bounds[0])
-    return Effect(name, j * d, low, high, level)
-
-
-def _times(x: float | None, k: float) -> float | None:
-    return None if x is None else x * k

@@ -88,12 +88,13 @@ def permutation_test(a: Any, b: Any, resolution: float = 0.0) -> ExactTest:
     """Do two groups come from one distribution? Exact for any n and m.
 
     The statistic is the difference of the means. Where a value is infinite (the run diverged) it is the difference
-    of the mean ranks instead (Wilcoxon, Mann & Whitney, with the exact distribution for ties).
-    The smallest p of n and m distinct values is 2/C(n + m, n).
+    of the mean ranks instead (Wilcoxon, Mann & Whitney, with the exact distribution for ties). The smallest p of n
+    and m distinct values is 2/C(n + m, n). Two distributions of the same mean and different spread are different:
+    with unequal n the test may find that (n = 5 and 10, sd 3 and 1: in 13 % of cases instead of 5 %).
 
     Args:
         a, b: shapes (n,) and (m,), n, m ≥ 1; may hold ±inf, not nan.
-        resolution: values no further apart than this count as the same value in the attainable p.
+        resolution: values no further apart than this count as the same.
     """
     import numpy as np
 
@@ -121,16 +122,15 @@ def permutation_test(a: Any, b: Any, resolution: float = 0.0) -> ExactTest:
 
 
 def _smallest_of_splits(pooled: np.ndarray, n: int, resolution: float) -> float:
-    """The p of the most extreme split: more than one split has it where values tie at the cut."""
+    """The p of the most extreme split; several splits share it where values tie at the cut."""
     import numpy as np
 
     x = np.sort(pooled)
-    total = math.comb(len(x), n)
-    tails: list[float] = []
-    for cut in (x[n - 1], x[len(x) - n]):  # the n smallest in one group; the n largest
-        same = (x == cut) | (np.abs(x - cut) <= resolution) if math.isfinite(cut) else x == cut
-        inside = int(same[:n].sum()) if cut == x[n - 1] and not tails else int(same[len(x) - n :].sum())
-        tails.append(math.comb(int(same.sum()), inside) / total)
+    m, total = len(x) - n, math.comb(len(x), n)
+    tails = []
+    for cut, inside in ((x[n - 1], slice(n)), (x[m], slice(m, None))):  # the n smallest in one group; the n largest
+        same = np.isclose(x, cut, rtol=0, atol=resolution)
+        tails.append(math.comb(int(same.sum()), int(same[inside].sum())) / total)
     return min(1.0, 2 * min(tails))
 
 
