@@ -98,7 +98,7 @@ def _more(v: Verdict) -> Iterator[str]:
 
 def _exact_beside(v: Verdict, needed: float) -> Iterator[str]:
     """Whether the exact test says the same as the t test that decides."""
-    if v.test != "t":
+    if v.test != "t" or v.comparison.smallest_p >= 1:  # nothing that such a test could say
         return
     c, alpha = v.comparison, 1 - v.level
     agrees = v.p_exact_holm <= alpha + 1e-12
