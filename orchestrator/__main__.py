@@ -23,7 +23,8 @@ GROUPS = {
         "status": "where the newest run of each sweep stands",
     },
     "read what it found": {
-        "report": "make the report of a run again",
+        "report": "make the report of a run again, or one of several runs together",
+        "compare": "what tells one run from another",
         "export": "the tables of a run as parquet or CSV",
     },
     "look at single tasks": {

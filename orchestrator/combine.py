@@ -101,7 +101,7 @@ class _Combination:
         }
         if all(s.seeds for s in self.studies):
             record["seeds"] = [dict(seeds) for seeds in self.seeds.values()]
-        declared, why = self._declared()
+        declared, why = self._declared(column_of)
         if declared is not None:
             record["declared"] = declared
         record["remarks"] = self._remarks(tasks, bool(declared and declared["contrasts"]), why)
@@ -290,9 +290,9 @@ class _Combination:
 
     # What was declared, and what is to be said
 
-    def _declared(self) -> tuple[dict[str, Any] | None, str]:
+    def _declared(self, column_of: Mapping[tuple[int, str], str]) -> tuple[dict[str, Any] | None, str]:
         """The declaration, if all studies made the same; else None and why."""
-        told = [self._in_the_whole(i) for i in range(len(self.studies))]
+        told = [self._in_the_whole(i, column_of) for i in range(len(self.studies))]
         if all(d == told[0] for d in told):
             return told[0], ""
         if not any(d and (d["contrasts"] or d["margin"]) for d in told):
@@ -302,12 +302,14 @@ class _Combination:
             "comparison here is exploratory: the verdicts stand in the report of each run."
         )
 
-    def _in_the_whole(self, study: int) -> dict[str, Any] | None:
+    def _in_the_whole(self, study: int, column_of: Mapping[tuple[int, str], str]) -> dict[str, Any]:
         declared = self.studies[study].declared
         place = {s: self.place[study, s] for s in range(len(self.studies[study].settings))}
+        column, _, metric = declared.primary.rpartition(".")
         return _plain(
             {
                 **asdict(declared),
+                "primary": f"{column_of.get((study, column), column)}.{metric}",
                 "baseline": None if declared.baseline is None else place[declared.baseline],
                 "contrasts": [[place[a], place[b]] for a, b in declared.contrasts],
             }
@@ -355,7 +357,7 @@ class _Combination:
         remarks.append(
             "Comparisons that all the runs declare stand here with the seeds of all of them together."
             if declared
-            else "Settings of different runs are paired by seed only where their trainings have the same seeds, and no "
+            else "Settings of different runs are paired by the seeds that both have, where that is two or more, and no "
             "comparison of them was declared beforehand."
         )
         return [*remarks, *([undeclared] if undeclared else [])]
