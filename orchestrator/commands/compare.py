@@ -149,9 +149,7 @@ def _tasks_in_both(tasks: Sequence[Remade]) -> str:
 
 def _apart(task: Remade) -> str:
     sizes = sorted(task.largest.items(), key=lambda item: -item[1] if item[1] < float("inf") else 0)
-    told = [
-        f"{name} by up to {words.number(size, 2)}" if size < float("inf") else f"{name}" for name, size in sizes[:6]
-    ]
+    told = [f"{name} by up to {words.number(size, 2)}" if size < float("inf") else name for name, size in sizes[:6]]
     more = f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""
     total = task.same + task.identical + task.different
     return f"{task.column}: {task.different} of {total} differ: {', '.join(told)}{more}"
@@ -168,15 +166,9 @@ def _print_results(results: Sequence[ResultPair]) -> None:
         cells += [(plain(r.setting), _interval(r, "a"), _interval(r, "b"), _difference(r)) for r in rows]
         widths = [max(len(row[k]) for row in cells) for k in range(3)]
         for row in cells:
-            say(
-                "  "
-                + "  ".join(
-                    [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3]]
-                ).rstrip()
-            )
-    say(
-        "Exploratory: no comparison of these runs was declared beforehand, and no interval is corrected for the others."
-    )
+            padded = [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3]]
+            say(f"  {'  '.join(padded)}".rstrip())
+    say("Exploratory: nothing of this was declared beforehand, and no interval is corrected for the others.")
 
 
 def _interval(result: ResultPair, side: str) -> str:
