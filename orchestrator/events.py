@@ -16,6 +16,11 @@ Every event has a `time` (Unix seconds) and an `event`:
 - `store_away`: why; `store_back`
 - `halted`: why: nothing more begins
 - `run_finished`, `run_interrupted` or `run_halted`: seconds, startup, why
+
+Listeners are told two more, which are not recorded:
+
+- `reported`: key, progress: what a training has said of itself, if these reports were asked for
+- `results`: key, results, status ("done" or "diverged"): of a task that this run or another has just committed
 """
 
 from __future__ import annotations
@@ -52,6 +57,13 @@ class Events:
         """Record an event."""
         record = {"time": time.time(), "event": event, **data}
         self._journal.add(record)
+        self._tell(record)
+
+    def tell(self, event: str, **data: Any) -> None:
+        """Hand listeners an event that is not recorded."""
+        self._tell({"time": time.time(), "event": event, **data})
+
+    def _tell(self, record: dict[str, Any]) -> None:
         for listener in self.listeners:
             listener(record)
 

@@ -185,11 +185,11 @@ def record_of(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     A password in the address of a store, in the command or in an error, does not get into it.
     """
     sweep = plan.sweep
-    names = _column_names(plan)
+    names = column_names(plan)
     columns: dict[str, dict[str, Any]] = {}
     tasks = []
     for node in plan.nodes.values():
-        column = names[_variant(node)]
+        column = names[column_identity(node)]
         if column not in columns:
             columns[column] = _column(node, column)
         tasks.append(
@@ -326,17 +326,25 @@ def _demand(value: Any, *names: str, of: type | tuple[type, ...]) -> None:
 
 
 def _settings(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    from .sweep import short_name, show
+    from .sweep import short_name
 
     found = []
     for s, label in zip(settings, unique_labels(settings), strict=True):
-        config = {p: v if v is None or isinstance(v, (bool, int, float, str)) else show(v) for p, v in s.told.items()}
         names = {path: short_name(path, s.told) for path in s.told}
-        found.append({"index": s.index, "label": label, "config": config, "names": names})
+        found.append({"index": s.index, "label": label, "config": plain_config(s), "names": names})
     return found
 
 
-def _variant(node: Node) -> tuple[str, str, str]:
+def plain_config(setting: Setting) -> dict[str, Any]:
+    """The values that a setting varies, by path; what is no number, string or truth value as shown to people."""
+    from .sweep import show
+
+    told = setting.told.items()
+    return {p: v if v is None or isinstance(v, (bool, int, float, str)) else show(v) for p, v in told}
+
+
+def column_identity(node: Node) -> tuple[str, str, str]:
+    """What makes a node's column: equal for the tasks of one column."""
     return _variant_of(node.kind, node.task)
 
 
@@ -348,11 +356,11 @@ def _variant_of(kind: str, task: Task) -> tuple[str, str, str]:
     return (kind, class_path(type(task)), "" if kind in ("train", "data") else show(task))
 
 
-def _column_names(plan: Plan) -> dict[tuple[str, str, str], str]:
+def column_names(plan: Plan) -> dict[tuple[str, str, str], str]:
     """The name of each variant: the class alone if that is enough, else with the fields that are not defaults."""
     classes: dict[tuple[str, str, str], str] = {}
     for node in plan.nodes.values():
-        classes.setdefault(_variant(node), node.name)
+        classes.setdefault(column_identity(node), node.name)
     by_name: dict[str, list[tuple[str, str, str]]] = {}
     for variant, name in classes.items():
         by_name.setdefault(name, []).append(variant)

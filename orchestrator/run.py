@@ -105,6 +105,7 @@ def execute_plan(
     address: str | None = None,
     decisions: Decisions | None = None,
     listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
+    reports: bool = False,
     on_start: Callable[[Graph, int], None] | None = None,
     only: Container[str] | None = None,
     fail_fast: bool = False,
@@ -119,6 +120,7 @@ def execute_plan(
         path: of the run in the store, "runs/<sweep>/<run>".
         address: of a Ray cluster; None starts Ray on this machine (or joins $RAY_ADDRESS).
         listeners: are told every event as it happens.
+        reports: they are also told what trainings say of themselves.
         on_start: is given the graph and the number of slots before work begins (for the live view).
         only: the tasks to run; None for all that are not stored.
         fail_fast: end the run when a task has failed.
@@ -205,6 +207,7 @@ def execute_plan(
             decisions=decisions,
             inner=inner,
             watched=scheduler is not None,
+            reports=reports,
             live=live,
             nodes=node_offers,
             idle=idle.nodes,

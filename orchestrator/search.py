@@ -65,6 +65,7 @@ class DagSearch(Searcher):
         decisions: what adaptive parts decided in earlier runs, and where to record it now.
         inner: a Tune search algorithm that proposes settings.
         watched: a scheduler wants every report of every training.
+        reports: listeners of `events` want them too, but in no hurry.
         live: this run's sign of life, where it claims long tasks.
         nodes: tells which nodes are alive; None if they never change.
         idle: of each worker that is idle now its node.
@@ -87,6 +88,7 @@ class DagSearch(Searcher):
         decisions: Decisions,
         inner: Searcher | None = None,
         watched: bool = False,
+        reports: bool = False,
         live: Live | None = None,
         nodes: Callable[[], Sequence[NodeOffer]] | None = None,
         idle: Callable[[], Sequence[str]] = lambda: (),
@@ -111,6 +113,7 @@ class DagSearch(Searcher):
         asked = inner if only is None else None  # to run certain tasks again is no time for further settings
         self._proposals = Proposals(asked, plan, self.graph, decisions, events, add=self._look_up_and_add)
         self._watched = watched or inner is not None
+        self._reports = reports
         self._bundles: dict[str, Bundle] = {}  # by Tune trial
         self._heard: defaultdict[str, set[str]] = defaultdict(set)  # keys reported, by Tune trial
         self._now: dict[str, str | None] = {}  # the task at work, by Tune trial
@@ -412,6 +415,7 @@ class DagSearch(Searcher):
         """Another run has committed a task that this one was to carry out."""
         self.graph.found(key, barren=diverged)
         self._events.emit("found", key=key, label=self._label(key))
+        self._events.tell("results", key=key, results=results, status="diverged" if diverged else "done")
         if not diverged:
             self._proposals.ended(key, results)
 
@@ -428,6 +432,8 @@ class DagSearch(Searcher):
                 self.seen(trial_id, str(result["node"]), result.get("devices"))
             for news in result.get("cache") or ():
                 self.locality.hear(str(result["node"]), news, self._is_input)
+        for key, progress in result.get("reports") or ():
+            self._events.tell("reported", key=key, progress=progress)
         for outcome in result.get("outcomes") or ():
             if outcome.key not in self._heard[trial_id]:
                 self._heard[trial_id].add(outcome.key)
@@ -458,6 +464,7 @@ class DagSearch(Searcher):
             self._events.emit(
                 "committed", key=key, label=label, seconds=outcome.seconds, worker=worker, status=outcome.status
             )
+            self._events.tell("results", key=key, results=outcome.results, status=outcome.status)
             if not diverged:
                 self._proposals.ended(key, outcome.results)
             if not self._keep_weights:
@@ -504,6 +511,7 @@ class DagSearch(Searcher):
                     node.seeds,
                     node.spec(),
                     watched=self._is_watched(node),
+                    reports=self._reports and node.kind == "train",
                     attempt=self._attempts[key],
                     threads=threads,
                 )

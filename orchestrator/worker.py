@@ -66,7 +66,8 @@ class Work:
 
     Attributes:
         manifest: what the plan knows of the task (see `plan.Node.spec`).
-        watched: a search algorithm or scheduler wants every progress report.
+        watched: a search algorithm or scheduler wants every progress report, as soon as it is made.
+        reports: all its progress reports are wanted, in time.
         attempt: of the task in this run, from 1.
         threads: to compute with; None for as many as the slot has CPUs. Stated where the slot was enlarged,
             since another number of threads may give other bytes.
@@ -78,6 +79,7 @@ class Work:
     seeds: Mapping[str, int]
     manifest: Mapping[str, Any]
     watched: bool
+    reports: bool = False
     attempt: int = 1
     threads: int | None = None
 
@@ -196,7 +198,8 @@ class Worker(Trainable):
         self._todo = list(reversed(works))
         self._current = None
         self._key: str | None = None
-        self._steps = 0  # reports of the present task
+        self._steps = 0  # progress reports of the present task
+        self._reports = False  # whether all of these are wanted
 
     def _abandon(self) -> None:
         if self._current is not None:
@@ -220,18 +223,21 @@ class Worker(Trainable):
         until = time.monotonic() + self._run.report_seconds
         ended: list[Ended] = []
         progress: Results = {}
+        reports: list[tuple[str, Results]] = []
         while True:
             if self._current is None:
                 if not self._todo:
                     break
                 work = self._todo.pop()
-                self._key, self._steps = work.key, 0
+                self._key, self._steps, self._reports = work.key, 0, work.reports
                 self._current = carry_out(
                     work, self._store, self._run, self._bundle.slot, self._cache, resume=lambda: self._resume
                 )
             try:
                 progress = next(self._current)
                 self._steps += 1
+                if self._reports and self._key is not None:
+                    reports.append((self._key, progress))
                 if self._bundle.watched:
                     break
             except StopIteration as end:
@@ -247,7 +253,7 @@ class Worker(Trainable):
         self._unreadable = []
         done = self._current is None and not self._todo
         report: dict[str, Any] = {"outcomes": outcomes, "now": self._key, "steps": self._steps, "done": done}
-        report |= self._place()
+        report |= {**self._place(), **({"reports": reports} if reports else {})}
         # A scheduler looks for its metric at the top level; nothing may hide the words above.
         return {**progress, **report, "progress": [dict(progress)]}
 

@@ -29,6 +29,7 @@ RAY_LAZILY = {
     "orchestrator.tamed",  # undoes some of Tune's ways
     "orchestrator.cluster_checks",  # lets it check cluster files
     "orchestrator.spot",  # rates node types for its autoscaler
+    "orchestrator.trackers.clients",  # Tune's callbacks for MLflow and the like
     "orchestrator.commands.doctor",  # reports its version and looks at the cluster
 }
 """The modules that may import Ray inside functions."""

@@ -5,6 +5,7 @@ examples:
   python -m orchestrator sweep sweeps/sam_rho.py --set train.epochs=2 --set 'train.optimizer.rho=[0.0,0.05]' --seeds 3
   python -m orchestrator sweep sweeps/sam_rho.py --address auto --store s3://bucket/prefix
   python -m orchestrator sweep sweeps/sam_rho.py --retry-failed
+  python -m orchestrator sweep sweeps/sam_rho.py --log mlflow:http://localhost:5000 --log tensorboard:logs
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -32,8 +33,12 @@ from ..store import Store
 from ..study import Outcome, Study
 from ..sweep import Sweep
 from ..sweep_file import load_sweep
+from ..trackers import Trackers, parse_target
 from . import plan as plan_command
 from .common import counted, open_store
+
+if TYPE_CHECKING:
+    from ..run import Finished
 
 KEEP_WEIGHTS = ("last", "best", "none")
 
@@ -77,6 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait for a store that ceases to answer (default: %(default).0f)",
     )
+    parser.add_argument(
+        "--log",
+        metavar="TRACKER:WHERE",
+        action="append",
+        default=[],
+        help="also tell of every trial in mlflow:URI, tensorboard:FOLDER, wandb:PROJECT or comet:PROJECT; "
+        "may be given several times",
+    )
 
 
 def load(options: argparse.Namespace) -> tuple[Sweep, Store, Decisions, Plan]:
@@ -91,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if not 0 <= options.patience < math.inf:
         raise InvalidValue(f"--patience must be a number of seconds of at least 0, not {options.patience:g}.")
+    targets = [parse_target(text) for text in dict.fromkeys(options.log)]
     sweep, store, decisions, plan = load(options)
     if options.dry_run:
         plan_command.print_plan(plan, store, options, console)
@@ -110,32 +124,46 @@ def run(options: argparse.Namespace) -> int:
     graph = Graph()
     chosen = [n for n in plan.nodes.values() if only is None or n.key in only or n.key in plan.stored]
     plan.add_to(graph, chosen, store, stopped=decisions.stopped_keys)
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, soft_wrap=True)
+
     undecided = sweep.search is not None and plan.proposals < sweep.samples and only is None
     if graph.finished and not undecided:
         outcome = outcome_of(graph, {}, command=command_line())
         study = Study.from_plan(plan, store, outcome)
         drop_weights(study, plan, store, options.keep_weights)
-        return conclude(study, store, None, summary(graph.counts), console)
+        with Trackers(targets, plan, store, store.latest_run(sweep.name) or "", say) as trackers:
+            return conclude(study, store, None, summary(graph.counts), console, trackers)
 
     from ..progress import Progress
     from ..run import execute_plan, preflight
 
     preflight(plan, only)
     path = f"runs/{sweep.name}/{new_run_name()}"
-    with Progress(plan, console) as progress:
-        done = execute_plan(
-            plan,
-            store,
-            path,
-            address=options.address,
-            decisions=decisions,
-            listeners=(progress,),
-            on_start=progress.watch,
-            only=only,
-            fail_fast=options.fail_fast,
-            keep_weights=options.keep_weights != "none",
-            source={"file": os.path.abspath(sweep.file), "command": command_line()},
-        )
+    with Trackers(targets, plan, store, path, say) as trackers:
+        with Progress(plan, console) as progress:
+            done = execute_plan(
+                plan,
+                store,
+                path,
+                address=options.address,
+                decisions=decisions,
+                listeners=(progress, trackers),
+                reports=bool(targets),
+                on_start=progress.watch,
+                only=only,
+                fail_fast=options.fail_fast,
+                keep_weights=options.keep_weights != "none",
+                source={"file": os.path.abspath(sweep.file), "command": command_line()},
+            )
+        return finish(done, plan, store, path, options.keep_weights, console, trackers)
+
+
+def finish(
+    done: Finished, plan: Plan, store: Store, path: str, keep_weights: str, console: Console, trackers: Trackers
+) -> int:
+    """Write and say what a run has come to."""
     store.clean_up()
     if done.left_out:
         hosts = ", ".join(done.left_out)
@@ -157,13 +185,15 @@ def run(options: argparse.Namespace) -> int:
             study = Study.from_plan(plan, store, outcome)
             study.save(store, path)
             print_failures(study, console)
+            trackers.complete(study)
         why = "Interrupted" if done.interrupted else f"Stopped: {done.halted}\nSo far"
         more = f"{kept} of {len(plan.nodes)} tasks are in the store; run the same command again to go on."
-        console.print(f"{why}: {more}", markup=False, soft_wrap=True)
+        for sentence in (f"{why}: {more}", *trackers.close()):
+            console.print(sentence, markup=False, soft_wrap=True)
         return EXIT_INTERRUPTED if done.interrupted else EXIT_FAILED
     study = Study.from_plan(plan, store, outcome)
-    drop_weights(study, plan, store, options.keep_weights)
-    return conclude(study, store, path, summary(done.graph.counts), console)
+    drop_weights(study, plan, store, keep_weights)
+    return conclude(study, store, path, summary(done.graph.counts), console, trackers)
 
 
 def audit(plan: Plan, store: Store) -> list[str]:
@@ -224,10 +254,11 @@ def outcome_of(graph: Graph, errors: Mapping[str, str], **about: Any) -> Outcome
     )
 
 
-def conclude(study: Study, store: Store, path: str | None, last_line: str, console: Console) -> int:
+def conclude(study: Study, store: Store, path: str | None, last_line: str, console: Console, trackers: Trackers) -> int:
     """Write what a run leaves (unless an equal report is there), print table, failures and last line."""
     from ..report import terminal_table, write_report
 
+    trackers.complete(study)  # they take it in while the report is made
     latest = f"runs/{study.sweep}/{store.latest_run(study.sweep)}"
     if path is None and study.is_saved(store, latest):
         report = f"{latest}/report.html"
@@ -244,7 +275,8 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
         console.print(words, markup=False, soft_wrap=True)
     console.print(terminal_table(study, console.width))
     failed = print_failures(study, console)
-    console.print(f"report: {store.shown(report)}", markup=False, soft_wrap=True)
+    for sentence in (*trackers.close(), f"report: {store.shown(report)}"):
+        console.print(sentence, markup=False, soft_wrap=True)
     console.print(last_line, markup=False)
     return EXIT_FAILED if failed or study.damaged else 0
 
