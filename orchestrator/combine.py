@@ -56,13 +56,29 @@ def combine(studies: Sequence[Study], names: Sequence[str] = ()) -> Study:
 
 
 def names_of(sweeps: Sequence[str], runs: Sequence[str] = (), stores: Sequence[str] = ()) -> list[str]:
-    """As short names as tell runs apart: the sweep's; then with that of the run; then with that of the store."""
-    names = list(sweeps)
-    for more in (runs, stores, [f"#{i + 1}" for i in range(len(names))]):
+    """As short names as tell runs apart: the sweep's; that of the run, as far as need be; that of the store."""
+    numbers = [f"#{i + 1}" for i in range(len(sweeps))]
+    parts = [list(sweeps), *([_cut(runs)] if runs else []), *([_last(stores)] if stores else []), numbers]
+    names = [""] * len(sweeps)
+    for part in parts:
         counts = Counter(names)
-        if more:
-            names = [n if counts[n] == 1 else f"{n} {m}" for n, m in zip(names, more, strict=True)]
-    return names
+        if len(set(part)) > 1:  # what all share tells nothing
+            names = [n if n and counts[n] == 1 else f"{n} {p}".strip() for n, p in zip(names, part, strict=True)]
+    return names if all(names) else list(sweeps)
+
+
+def _cut(runs: Sequence[str]) -> list[str]:
+    """The beginnings of runs' names, to the day, the minute or the second, that tell apart what is not the same."""
+    for length in (10, 16, 19):
+        if len({r[:length] for r in runs}) == len(set(runs)):
+            return [r[:length] for r in runs]
+    return list(runs)
+
+
+def _last(stores: Sequence[str]) -> list[str]:
+    """The last parts of stores' addresses, if these tell them apart."""
+    ends = [s.rstrip("/").rpartition("/")[2] for s in stores]
+    return ends if len(set(ends)) == len(set(stores)) else list(stores)
 
 
 class _Combination:

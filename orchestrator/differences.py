@@ -132,13 +132,13 @@ class Made:
 
     @cached_property
     def data(self) -> dict[str, Values]:
-        """Of datasets, by their fields: key, and hashes of files."""
+        """Of datasets, by their fields: hashes of files."""
 
         def of(task: TaskRecord, m: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             if task.kind == "data":
                 fields = ", ".join(f"{k}={as_told(v)}" for k, v in flat(_without_class(part(m, "spec"))).items())
                 files = {n: str(about.get("sha256", ""))[:12] for n, about in sorted(part(m, "files").items())}
-                yield f"{task.name}({fields})", {"key": task.key[:12], **files}
+                yield f"{task.name}({fields})", files
 
         return self._facts(of)
 

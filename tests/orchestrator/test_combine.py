@@ -188,7 +188,9 @@ def test_a_run_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys, 
 
 
 def test_names_tell_runs_apart():
+    day, hour = "2026-11-22T09-32-49.769247", "2026-11-22T10-12-19.201509"
     assert names_of(["a", "b"]) == ["a", "b"]
-    assert names_of(["a", "a"], ["1", "2"]) == ["a 1", "a 2"]
-    assert names_of(["a", "a"], ["1", "1"], ["x", "y"]) == ["a 1 x", "a 1 y"]
-    assert names_of(["a", "a"], ["1", "1"], ["x", "x"]) == ["a 1 x #1", "a 1 x #2"]
+    assert names_of(["a", "a"], [day, hour]) == ["2026-11-22T09-32", "2026-11-22T10-12"]
+    assert names_of(["a", "a", "b"], [day, hour, day]) == ["a 2026-11-22T09-32", "a 2026-11-22T10-12", "b"]
+    assert names_of(["a", "a"], [day, day], ["s3://x/y", "/z"]) == ["y", "z"]
+    assert names_of(["a", "a"], [day, day], ["/z", "/z"]) == ["#1", "#2"]
