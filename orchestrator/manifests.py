@@ -29,7 +29,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "code": (dict,), "spec": (dict, list, str), "started": (int, float), "seconds": (int, float), "attempt": (int,),
     "slot": (dict,), "versions": (dict,), "host": (str,), "worker": (str,), "run": (str,), "device": (str,),
     "git": (dict, type(None)), "source": (dict,), "peak_memory_bytes": (int, type(None)), "threads": (int,),
-    "platform": (str,),
+    "platform": (str,), "processor": (str,),
 }  # fmt: skip
 
 _PARTS: dict[str, tuple[type, ...]] = {

@@ -170,7 +170,7 @@ def device_name(device: str) -> str:
 
 @lru_cache(maxsize=1)
 def machine() -> dict[str, Any]:
-    """Host, operating system and versions, the same for every task of this process."""
+    """Host, processor, operating system and versions, the same for every task of this process."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -180,6 +180,19 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
     return {
         "host": socket.gethostname(),
+        "processor": _processor(),
         "platform": platform.platform(),
         "versions": versions,
     }
+
+
+def _processor() -> str:
+    """The CPU's name; what kind of machine it is where the system does not tell."""
+    import platform
+
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -114,7 +114,7 @@ def _git(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _machine(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    rows = {k: manifest.get(k) for k in ("host", "worker", "device", "threads", "platform")}
+    rows = {k: manifest.get(k) for k in ("host", "worker", "device", "threads", "processor", "platform")}
     return {k: v for k, v in rows.items() if v is not None}
 
 

@@ -8,8 +8,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..records import CENSORED, DIVERGED, Metric
-from ..stats import Comparison, compare_paired, compare_unpaired, decide
-from ..stats.comparisons import Mode
+from ..stats import (
+    Comparison,
+    Improvement,
+    compare_paired,
+    compare_unpaired,
+    decide,
+    probability_of_improvement,
+)
+from ..stats.comparisons import Design, Mode
 from . import sentences
 from .crossing import Crossing, crossed_comparison
 from .findings import Compared
@@ -31,11 +38,13 @@ class Paired:
     Attributes:
         seeds: those that are paired; empty where the design is unpaired.
         left_out: how many trials are in no figure, by reason.
+        improvement: see `Compared.improvement`.
     """
 
     comparison: Comparison
     seeds: tuple[str, ...]
     left_out: dict[str, int]
+    improvement: Improvement | None = None
 
 
 def family(study: Study, metric: Metric | None, level: float, crossing: Crossing | None) -> list[Compared]:
@@ -50,7 +59,7 @@ def family(study: Study, metric: Metric | None, level: float, crossing: Crossing
     return [
         Compared(
             a, b, metric, p.comparison, verdict, p.seeds, p.left_out,
-            sentences.verdict(study, (a, b), metric, verdict, p.left_out, len(found), declared.margin),
+            sentences.verdict(study, (a, b), metric, verdict, p.left_out, len(found), declared.margin), p.improvement,
         )
         for (a, b), p, verdict in zip(declared.contrasts, found, verdicts, strict=True)
     ]  # fmt: skip
@@ -79,7 +88,7 @@ def exploratory(
             by_metric[metric.path] = values_of(study, metric)
         p = compare(by_metric[metric.path], setting, reference, _mode(study, metric), level, crossing)
         said = sentences.exploratory(study, (setting, reference), metric, p.comparison, p.left_out)
-        found.append(Compared(setting, reference, metric, p.comparison, None, p.seeds, p.left_out, said))
+        found.append(Compared(setting, reference, metric, p.comparison, None, p.seeds, p.left_out, said, p.improvement))
     return found, max(len(wanted) - MOST_EXPLORATORY, 0)
 
 
@@ -128,7 +137,8 @@ def compare(
         for setting, seeds in ((a, own), (b, other)):
             left_out.update(values.reason(setting, s) for s in seeds if not usable(setting, s))
             sides.append([value(setting, s) for s in seeds if usable(setting, s)])
-        return Paired(compare_unpaired(*sides, mode=mode or "max", level=level), (), dict(left_out))
+        improvement = _improvement(sides[0], sides[1], "unpaired", mode, level)
+        return Paired(compare_unpaired(*sides, mode=mode or "max", level=level), (), dict(left_out), improvement)
     kept = []
     for seed in shared:
         lacking = [s for s in (a, b) if not usable(s, seed)]
@@ -140,8 +150,17 @@ def compare(
     x, y = ([value(s, seed) for seed in kept] for s in (a, b))
     comparison = compare_paired(x, y, mode=mode or "max", level=level)
     if crossing is not None:
-        comparison = crossed_comparison(comparison, x, y, kept, crossing)
-    return Paired(comparison, tuple(kept), dict(left_out))
+        return Paired(crossed_comparison(comparison, x, y, kept, crossing), tuple(kept), dict(left_out))
+    return Paired(comparison, tuple(kept), dict(left_out), _improvement(x, y, "paired", mode, level))
+
+
+def _improvement(
+    a: Sequence[float], b: Sequence[float], design: Design, mode: Mode | None, level: float
+) -> Improvement | None:
+    """How often a is better; None where nobody has said which values are, or there is nothing to compare."""
+    if mode is None or not a or not b:
+        return None
+    return probability_of_improvement(a, b, design=design, mode=mode, level=level)
 
 
 _NOT_COMPARED = {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Comparison,
         Components,
         FewerSeeds,
+        Improvement,
         MatchedLoss,
         Power,
         Share,
@@ -52,6 +53,8 @@ class Compared:
         seeds: labels of the seeds that are paired; empty where the design is unpaired.
         left_out: how many trials are in no figure here, by reason ("failed", "without a value", …).
         sentence: what it says.
+        improvement: `stats.Improvement`: the probability that a run of a is better than one of b; None where nobody has
+            said which values are better, nothing is compared, or crossed seeds are not independent.
     """
 
     a: int
@@ -62,6 +65,7 @@ class Compared:
     seeds: tuple[str, ...]
     left_out: Mapping[str, int]
     sentence: str
+    improvement: Improvement | None = None
 
 
 @dataclass(frozen=True)

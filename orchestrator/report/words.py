@@ -27,7 +27,7 @@ def number(value: Any, digits: int = 4) -> str:
     exponent = math.floor(math.log10(abs(value)))
     if -4 <= exponent < 6:
         return f"{value:.{max(digits - 1 - exponent, 0)}f}".replace("-", MINUS)
-    return f"{_plain(value / 10.0**exponent, digits - 2)} × 10{str(exponent).translate(_SUPERSCRIPTS)}"
+    return f"{_plain(value / 10.0**exponent, digits - 2)} × {ten_to(exponent)}"
 
 
 def with_sign(value: float | None, digits: int = 3) -> str:
@@ -41,16 +41,26 @@ def with_half_width(mean: float, half: float | None) -> str:
     """A mean with half the width of its interval, to two digits of the latter: 0.9060 ± 0.0090."""
     if half is None or not math.isfinite(half):
         return number(mean)
+    first, second, power = parts(mean, half)
+    body = f"{first} ± {second}"
+    return body if not power else f"({body}) × {ten_to(power)}"
+
+
+def parts(mean: float, half: float) -> tuple[str, str, int]:
+    """What `with_half_width` writes: the mean, half the width, and the power of ten that both are multiplied by."""
     if half == 0:
-        return f"{number(mean)} ± 0"
+        return number(mean), "0", 0
     exponent = math.floor(math.log10(max(abs(mean), half)))
     if mean and math.floor(math.log10(abs(mean))) - math.floor(math.log10(half)) > 5:
-        return f"{number(mean, 5)} ± {number(half, 2)}"  # not nine places of the mean
+        return number(mean, 5), number(half, 2), 0  # not nine places of the mean
     scale = 0 if -4 <= exponent < 6 else exponent
     last = math.floor(math.log10(half)) - scale  # the place of the half-width's first digit
     decimals = min(max(1 - last, 0), 9)
-    body = f"{_plain(mean / 10.0**scale, decimals)} ± {_plain(half / 10.0**scale, decimals)}"
-    return body if not scale else f"({body}) × 10{str(scale).translate(_SUPERSCRIPTS)}"
+    return _plain(mean / 10.0**scale, decimals), _plain(half / 10.0**scale, decimals), scale
+
+
+def ten_to(power: int) -> str:
+    return f"10{str(power).translate(_SUPERSCRIPTS)}"
 
 
 def summary(s: Summary) -> str:
@@ -61,8 +71,23 @@ def summary(s: Summary) -> str:
 
 
 def interval(i: Interval) -> str:
-    """An interval in a cell: mean ± half width, or the mean alone where there is no interval."""
-    return "–" if i.mean is None else with_half_width(i.mean, i.half)
+    """An interval in a cell: mean ± half width, or the mean alone where there is no interval.
+
+    Equal values have an interval of no width, which would look like certainty: that they are equal is said instead.
+    """
+    if i.mean is None:
+        return "–"
+    return f"{number(i.mean)}, {ALL_EQUAL}" if all_equal(i) else with_half_width(i.mean, i.half)
+
+
+ALL_EQUAL = "all equal"
+
+
+def all_equal(i: Interval) -> bool:
+    """Whether the values, two or more, are the same but for rounding."""
+    if i.n < 2 or i.min is None or i.max is None:
+        return False
+    return i.max - i.min <= 1e-12 * max(abs(i.min), abs(i.max))
 
 
 def _plain(value: float, decimals: int) -> str:

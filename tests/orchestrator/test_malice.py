@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html.parser
 import io
@@ -22,6 +23,7 @@ import pytest
 import stored
 from stored import RUN, contents, edit_manifest, key_of, manifest_path
 
+from orchestrator import report
 from orchestrator.__main__ import main
 from orchestrator.store import Store
 from tasks.data import Spirals
@@ -379,19 +381,30 @@ class Page(html.parser.HTMLParser):
         super().__init__()
         self.active: list[str] = []
         self.text = ""
+        self.scripts: list[str] = []
+        self._in = ""
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        if tag in ("script", "iframe", "object", "embed", "svg", "form", "base", "link"):
+        self._in = tag
+        if tag == "script" and ("type", "application/json") not in attributes:
+            self.scripts.append("")
+        if tag in ("iframe", "object", "embed", "svg", "form", "base", "link"):
             self.active.append(tag)
         for name, value in attributes:
             link = name in ("src", "href") and not str(value).startswith(
-                ("data:image/png;", "#", "plots/", "trials", "http")
+                ("data:image/png;", "data:image/svg+xml;", "#", "plots/", "../../../artifacts/")
             )
             if name.startswith("on") or "javascript:" in str(value) or (name == "src" and link):
                 self.active.append(f"{tag} {name}={str(value)[:80]}")
 
+    def handle_endtag(self, tag: str) -> None:
+        self._in = ""
+
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self._in == "script" and self.scripts:
+            self.scripts[-1] += data
+        elif self._in not in ("script", "style"):
+            self.text += data
 
 
 def with_words(value: Any, words: str) -> Any:
@@ -442,8 +455,11 @@ def test_nothing_from_the_store_is_active_in_the_report(home: Path, capsys: pyte
     page = Page()
     page.feed(text)
     assert page.active == []
+    (script,) = page.scripts
+    assert script == (Path(report.__file__).parent / "report.js").read_text()
     assert "<script>alert(1)</script>" in page.text and "{{ 7 * 7 }}" in page.text
-    assert "default-src 'none'" in text
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'; img-src data:; style-src 'sha256-" in text and f"script-src 'sha256-{allowed}'" in text
 
 
 def test_nothing_from_the_store_steers_the_terminal(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

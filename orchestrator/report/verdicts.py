@@ -1,0 +1,120 @@
+"""The table of comparisons: two settings a row, those of the declared family with their verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from ..study import Study
+from . import marked
+from .results import Cell, Head, Row, Table
+from .views import name_of
+
+if TYPE_CHECKING:
+    from ..inference import Compared
+    from ..stats import Effect
+
+
+def comparison_table(study: Study, compared: Sequence[Compared], of: str) -> Table:
+    """A row for each two settings; those of the family with their verdicts."""
+    declared = of == "verdict"
+    several = len({c.metric.path for c in compared}) > 1
+    heads = [Head("metric", "what is compared", text=True)] if several else []
+    heads += (
+        [Head("verdict", "of the first setting, in the sense of the primary metric", text=True)] if declared else []
+    )
+    heads += [
+        Head("n", "runs that are compared: pairs, or runs of the first and of the second setting"),
+        Head(
+            "difference",
+            "mean of the first less mean of the second, with the "
+            + ("simultaneous interval of the whole family" if declared else "interval of this comparison alone"),
+        ),
+        Head("p (Holm)", "of the test that decides, corrected for the family") if declared else Head("p", "t test"),
+        Head("exact p", "of the sign-flip or permutation test, uncorrected, and the smallest that it can give"),
+        Head("effect size", "the difference in units of the spread between seeds"),
+        Head("P(better)", "probability that a run of the first setting is better than one of the second"),
+    ]
+    rows = []
+    for c in compared:
+        name = f"{name_of(study, c.a)} − {name_of(study, c.b)}"
+        cells = [Cell(c.metric.path)] if several else []
+        cells += [Cell(_verdict(c))] if declared else []
+        cells += [Cell(x) for x in (_n(c), _difference(c), _p(c), _exact(c), _effect(c), _improvement(c))]
+        where = marked.origin(of=of, setting=f"{c.a} {c.b}", metric=c.metric.path)
+        rows.append(Row(name, cells, where, says=marked.sentence(of, c.sentence) if declared else Markup("")))
+    table = Table("", "contrast", heads, rows)
+    notes = dict.fromkeys(c.comparison.note for c in compared if c.comparison.note)
+    table.notes += [Markup("{}").format(note) for note in list(notes)[:8]]
+    return table
+
+
+def _verdict(c: Compared) -> Markup:
+    if c.verdict is None:
+        return Markup("exploratory")
+    return Markup('<span class="verdict {}">{}</span>').format(c.verdict.decision.replace(" ", "-"), c.verdict.decision)
+
+
+def _n(c: Compared) -> Markup:
+    x = c.comparison
+    if x.design == "paired":
+        text = Markup("{} pairs").format(marked.number(x.n_a, "n_a"))
+    else:
+        text = Markup("{} + {}").format(marked.number(x.n_a, "n_a"), marked.number(x.n_b, "n_b"))
+    gone = [
+        Markup("{} {}").format(marked.number(n, f"diverged_{side}"), f"diverged ({which})")
+        for side, which, n in (("a", "first", x.diverged_a), ("b", "second", x.diverged_b))
+        if n
+    ]
+    gone += [Markup("{} {}").format(marked.number(n, "left_out", reason=why), why) for why, n in c.left_out.items()]
+    return text + (Markup('<span class="missing">{}</span>').format(Markup(", ").join(gone)) if gone else Markup(""))
+
+
+def _difference(c: Compared) -> Markup:
+    source = c.verdict or c.comparison
+    if c.comparison.difference is None:
+        return Markup("–")
+    text = marked.number(c.comparison.difference, "difference", digits=3)
+    if source.low is None or source.high is None:
+        return text + Markup(' <span class="n">no interval</span>')
+    return text + Markup(' <span class="bounds">[{}, {}]</span>').format(
+        marked.number(source.low, "low", digits=3), marked.number(source.high, "high", digits=3)
+    )
+
+
+def _p(c: Compared) -> Markup:
+    return marked.p_value(c.verdict.p_holm, "p_holm") if c.verdict else marked.p_value(c.comparison.p, "p")
+
+
+def _exact(c: Compared) -> Markup:
+    least = marked.p_value(c.comparison.smallest_p, "smallest_p")
+    return Markup('{} <span class="n">≥ {}</span>').format(marked.p_value(c.comparison.p_exact, "p_exact"), least)
+
+
+def _effect(c: Compared) -> Markup:
+    effect: Effect | None = c.comparison.effect
+    if effect is None:
+        return Markup("–")
+    name = effect.name.partition(":")[0].partition(",")[0]
+    text = Markup('<span title="{}">{}</span> {}').format(
+        effect.name, name, marked.number(effect.value, "effect", digits=3)
+    )
+    if effect.low is None or effect.high is None:
+        return text
+    return text + Markup(' <span class="bounds">[{}, {}]</span>').format(
+        marked.number(effect.low, "effect_low", digits=3), marked.number(effect.high, "effect_high", digits=3)
+    )
+
+
+def _improvement(c: Compared) -> Markup:
+    x = c.improvement
+    if x is None or x.share is None:
+        return Markup("–")
+    text = marked.number(x.share, "improvement", digits=2)
+    if x.low is None or x.high is None:
+        return text
+    return text + Markup(' <span class="bounds">[{}, {}]</span>').format(
+        marked.number(x.low, "improvement_low", digits=2), marked.number(x.high, "improvement_high", digits=2)
+    )
