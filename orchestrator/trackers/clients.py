@@ -131,7 +131,7 @@ class MLflow(Client):
 
     def __init__(self, where: str, sweep: str) -> None:
         # A server that is not there is to be noticed in seconds, not in the ten minutes of MLflow's own patience.
-        for name, value in (("TIMEOUT", "10"), ("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1")):
+        for name, value in (("TIMEOUT", "20"), ("MAX_RETRIES", "2"), ("BACKOFF_FACTOR", "1")):
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

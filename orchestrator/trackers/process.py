@@ -31,6 +31,9 @@ from .clients import Client, Seen, Trial, allowed, make_client
 PAUSE = 20.0
 """Seconds for which a tracker is left alone that has not taken something."""
 
+ATTEMPTS = 2
+"""How often to try to reach one before it is left alone: a slow server may have done what it did not answer."""
+
 LINGER = 60.0
 """Seconds this process may go on when the run that has started it is gone."""
 
@@ -91,17 +94,20 @@ class Book:
             self._complain(f"{self._name} did not take something ({_sentence(error)}): the run goes on.")
 
     def _reached(self) -> Client | None:
-        if self._client is None:
+        for attempt in range(ATTEMPTS if self._client is None else 0):
             try:
                 client = self._make()
                 client.setup()
                 self._seen = client.known()
                 self.there = set(self._seen)
                 self._client = client
+                break
             except Exception as error:
-                self.missed += 1
-                self._away_until = time.monotonic() + PAUSE
-                self._complain(f"{self._name} cannot be told of this run ({_sentence(error)}): it goes on without.")
+                if attempt + 1 == ATTEMPTS:
+                    self.missed += 1
+                    self._away_until = time.monotonic() + PAUSE
+                    told = f"{self._name} cannot be told of this run ({_sentence(error)})"
+                    self._complain(f"{told}: the run goes on, and it is tried again.")
         return self._client
 
     def _complain(self, sentence: str) -> None:
