@@ -209,9 +209,11 @@ def _joint(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[floa
         return None, None, False
     signs = _Signs.of(x, y)
     orders, exact = _orders(n, rng)
+    of_y = np.sign(y[:, :, None] - y[:, None, :])
     scores = np.zeros(len(orders))
-    for own, values in zip(signs.x, y, strict=True):
-        scores += np.sign(values[orders[:, signs.first]] - values[orders[:, signs.second]]) @ own
+    for pair, (i, j) in enumerate(zip(signs.first, signs.second, strict=True)):
+        over_settings = np.tensordot(signs.x[:, pair], of_y, 1)  # by the pair that takes this one's place
+        scores += over_settings[orders[:, i], orders[:, j]]
     size = np.abs(scores)
     return float(np.mean(size >= abs(signs.score))), float(np.mean(size >= size.max())), exact
 
