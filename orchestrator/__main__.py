@@ -20,6 +20,7 @@ GROUPS = {
     "run a study": {
         "sweep": "plan a sweep, run what is not stored, report",
         "plan": "what would run, and why",
+        "confirm": "run the best setting against the baseline again, on fresh seeds",
         "status": "where the newest run of each sweep stands",
     },
     "read what it found": {

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from .confirmation import SUFFIX
 from .decisions import Decisions
 from .errors import DamagedArtifact, StoreError
 from .events import read_events
 from .live import FOLDER, live_records, read_record
 from .plan import KINDS, make_plan
+from .runs import runs_of
 from .store import Store
 from .store_files import DAMAGED, SNAPSHOTS
 from .sweep import Sweep
@@ -80,6 +82,14 @@ def keys_of(sweep: Sweep, store: Store) -> tuple[set[str], str | None]:
     """
     decisions = Decisions(sweep, store)
     return set(make_plan(sweep, None, decisions.configs[: sweep.samples]).nodes), decisions.damage
+
+
+def confirmed(sweep: Sweep, store: Store) -> set[str]:
+    """Keys of what confirmed the sweep's choices on fresh seeds, which its file does not name."""
+    name = f"{sweep.name}{SUFFIX}"
+    return {
+        key for run in runs_of(store, name) for key in (store.read(f"runs/{name}/{run}/keys") or b"").decode().split()
+    }
 
 
 def needed_by_live_runs(store: Store) -> tuple[set[str], list[str]]:

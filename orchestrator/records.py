@@ -161,6 +161,8 @@ class Summary:
         missing: how many tasks gave no value, by reason ("diverged", "failed", "censored", …).
         median: of the values, censored ones above all others; None if there is none, or if it is censored.
         censored: how many values are only known to lie above the range that was looked at.
+        by_seed: the values by the seed's label, where they are of single trials.
+        dependent: whether seeds share streams of randomness, so that only `interval` heeds how.
     """
 
     settings: tuple[int, ...]
@@ -169,6 +171,8 @@ class Summary:
     missing: Mapping[str, int]
     median: float | None = None
     censored: int = 0
+    by_seed: Mapping[str, float] = field(default_factory=dict)
+    dependent: bool = False
 
     @property
     def n_missing(self) -> int:

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .crossing import Crossing, crossing_of, interval_over, pair_interval_over
 from .errors import DamagedArtifact, StoreError
 from .records import (
     CENSORED,
@@ -36,7 +37,6 @@ from .records import (
     declared_of,
     record_of,
 )
-from .stats import mean_interval, pair_interval
 from .store import Store
 from .text import plain_data
 
@@ -92,6 +92,7 @@ class Study:
         self.remarks: list[str] = list(record.get("remarks", ()))
         self.damaged: dict[str, str] = {}
         self._manifests: dict[str, dict[str, Any]] = {}
+        self._summaries: dict[str, list[Summary]] = {}
 
     @classmethod
     def from_plan(cls, plan: Plan, store: Store, outcome: Outcome) -> Study:
@@ -304,6 +305,11 @@ class Study:
 
     def summaries(self, metric: Metric) -> list[Summary]:
         """The metric over the seeds of each setting; for a pair probe over the pairs of each two settings."""
+        if metric.path not in self._summaries:
+            self._summaries[metric.path] = self._summarise(metric)
+        return list(self._summaries[metric.path])
+
+    def _summarise(self, metric: Metric) -> list[Summary]:
         values = self.values(metric)
         cells: dict[tuple[int, ...], list[TaskRecord]] = {}
         for task in self.of_column(metric.column.name):
@@ -313,19 +319,31 @@ class Study:
         for cell, tasks in sorted(cells.items()):
             with_value = [t for t in tasks if t.key in values]
             numbers = [values[t.key] for t in with_value]
+            seeds = [t.trials[0][1] for t in with_value]
             if metric.column.kind == "pair":
-                seeds = [(t.trials[0][1], t.trials[1][1]) for t in with_value]
-                interval = pair_interval(numbers, seeds)
+                pairs = [(t.trials[0][1], t.trials[1][1]) for t in with_value]
+                interval = pair_interval_over(numbers, pairs, self.crossing)
             else:
-                interval = mean_interval(numbers)
+                interval = interval_over(numbers, seeds, self.crossing)
             reasons = Counter(self.missing(t, metric) for t in tasks if t.key not in values)
             censored = reasons.get(CENSORED, 0)
             if censored and interval.n:
                 note = "some values are censored, so a mean would be too small: see the median"
                 interval = replace(interval, mean=None, sd=None, low=None, high=None, note=note)
             middle = _median([*numbers, *[math.inf] * censored])
-            found.append(Summary(cell, metric, interval, dict(sorted(reasons.items())), middle, censored))
+            by_seed = dict(zip(seeds, numbers, strict=True)) if metric.column.kind in ("train", "probe") else {}
+            missing = dict(sorted(reasons.items()))
+            found.append(Summary(cell, metric, interval, missing, middle, censored, by_seed, self._shares))
         return found
+
+    @property
+    def _shares(self) -> bool:
+        return self.crossing is not None and self.crossing.shares
+
+    @cached_property
+    def crossing(self) -> Crossing | None:
+        """How the seeds share streams of randomness; None of one seed, or where the record does not say."""
+        return crossing_of(self.seeds)
 
     def cell(self, task: TaskRecord) -> tuple[int, ...]:
         """The setting that a task is about; for a pair probe the two settings."""
@@ -425,7 +443,7 @@ def _is_number(value: Any) -> bool:
 def code_files() -> list[Path]:
     """The modules and templates that make tables and reports of a study."""
     here = Path(__file__).parent
-    modules = [here / f"{name}.py" for name in ("declared", "records", "study", "tables")]
+    modules = [here / f"{name}.py" for name in ("crossing", "declared", "records", "study", "tables")]
     folders = [p for folder in ("inference", "report", "stats") for p in (here / folder).rglob("*")]
     return sorted([*modules, *(p for p in folders if p.suffix in (".py", ".html", ".css", ".js"))])
 

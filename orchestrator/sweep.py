@@ -195,6 +195,8 @@ class Sweep:
     name: str = field(default="", kw_only=True)
     question: str = field(default="", kw_only=True)
     file: str = field(default="", kw_only=True)
+    chosen: tuple[Mapping[str, Any], ...] = field(default=(), kw_only=True)
+    """The points of the spaces that alone are settings, where a confirmation takes two of them; else empty."""
     confirms: str = field(default="", kw_only=True)
     """The run whose choice this sweep confirms on fresh seeds; empty for any other."""
     inherited: tuple[str, ...] = field(default=(), kw_only=True)
@@ -288,7 +290,9 @@ class Sweep:
         """
         space = self.space
         configs: list[dict[str, Any]] = []
-        if all(isinstance(s, Mapping) for s in space.values()):
+        if self.chosen:
+            configs = [dict(config) for config in self.chosen]
+        elif all(isinstance(s, Mapping) for s in space.values()):
             grids = [list(s["grid_search"]) for s in space.values()]
             configs = [dict(zip(space, values, strict=True)) for values in itertools.product(*grids)]
         else:

@@ -34,6 +34,7 @@ sweep = Sweep(
         ),
     ),
     seeds=range(5),
+    baseline={"rho": 0.0}, margin=0.005,
     probes=[Lanczos(k=3), GradientNoise(), Perturbation(), SpectralDensity(), LossSurface()],
     pairs=[Interpolation(steps=41), AutoNEB()],
     groups=[Ensemble()],

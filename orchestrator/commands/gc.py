@@ -1,9 +1,9 @@
 """Delete what none of the given sweep files needs, to make space.
 
 A file counts at full size and at its smoke size, and with --set and --seeds as given here; an adaptive sweep with
-all that was proposed so far. What was made with code or parameters that have changed since is not needed. Records
-and reports of runs are kept. Shows what would go and asks; nothing is touched that a run which is going on needs,
-nor what was committed within the last hour.
+all that was proposed so far; what `confirm` ran for it counts too. What was made with code or parameters that have
+changed since is not needed. Records and reports of runs are kept. Shows what would go and asks; nothing is touched
+that a run which is going on needs, nor what was committed within the last hour.
 
 examples:
   python -m orchestrator gc sweeps/sam_rho.py --dry-run
@@ -24,7 +24,19 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..errors import UserError
-from ..garbage import LEFTOVER, SET_ASIDE, SIGN, SNAPSHOT, Garbage, Item, delete, find_garbage, keys_of, sizes_of
+from ..garbage import (
+    LEFTOVER,
+    SET_ASIDE,
+    SIGN,
+    SNAPSHOT,
+    Garbage,
+    Item,
+    confirmed,
+    delete,
+    find_garbage,
+    keys_of,
+    sizes_of,
+)
 from ..text import one_line
 from .common import catalogue, counted, open_store, size_in_words
 
@@ -59,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
                 console.print(damage, markup=False, soft_wrap=True)
             size = "at smoke size" if sweep.name.endswith("-smoke") else "at full size"
             told.append(f"{len(keys & known.keys())} of {counted(len(keys), 'task')} stored {size}")
-            needed |= keys
+            needed |= keys | confirmed(sweep, store)
         console.print(f"{file} needs: {', '.join(told)}", markup=False, soft_wrap=True)
     garbage = find_garbage(store, known, needed, options.older_than * 3600)
     _print(garbage, options.older_than, console)

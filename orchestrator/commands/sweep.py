@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 KEEP_WEIGHTS = ("last", "best", "none")
 
 
-def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sweep_arguments(parser: argparse.ArgumentParser, *, seeds: str = "how many seeds") -> None:
     """What `sweep` and `plan` have in common: the file and its overrides."""
     parser.add_argument("file", metavar="FILE", help="the sweep file, such as sweeps/sam_rho.py")
     parser.add_argument("--smoke", action="store_true", help="the small size that the file declares: minutes, no GPU")
@@ -55,11 +55,16 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="override a field; a [list] of values for a field of the training is a grid",
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds")
+    parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sweep_arguments(parser)
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a sweep is run, whichever it is."""
     parser.add_argument("--address", help="of a Ray cluster; 'auto' finds the one this machine belongs to")
     parser.add_argument("--dry-run", action="store_true", help="plan only, run nothing")
     parser.add_argument("--fail-fast", action="store_true", help="end the run when a task has failed")
@@ -102,10 +107,23 @@ def load(options: argparse.Namespace) -> tuple[Sweep, Store, Decisions, Plan]:
 
 def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
+    check(options)
+    return carry_out(*load(options), options, console)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidValue where an option cannot be meant."""
     if not 0 <= options.patience < math.inf:
         raise InvalidValue(f"--patience must be a number of seconds of at least 0, not {options.patience:g}.")
+    for text in options.log:
+        parse_target(text)
+
+
+def carry_out(
+    sweep: Sweep, store: Store, decisions: Decisions, plan: Plan, options: argparse.Namespace, console: Console
+) -> int:
+    """Run what is not stored, and report; returns the exit code."""
     targets = [parse_target(text) for text in dict.fromkeys(options.log)]
-    sweep, store, decisions, plan = load(options)
     if options.dry_run:
         plan_command.print_plan(plan, store, options, console)
         return 0

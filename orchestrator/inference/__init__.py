@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from ..crossing import Crossing
 from ..records import CENSORED, DIVERGED, DONE, Metric
 from ..report.words import count, listed
 from ..stats import Refused, share_interval
 from . import sentences
 from .choice import confirm_command, fewer, power, ranking, winner
-from .crossing import Crossing, crossing_of
 from .family import MOST_EXPLORATORY, exploratory, family
 from .findings import (
     Compared,
@@ -24,7 +24,7 @@ from .findings import (
 )
 from .origins import variance
 from .sharpness import sharpness
-from .values import STOPPED, Values, values_of
+from .values import STOPPED, Values, metric_of, values_of
 
 if TYPE_CHECKING:
     from ..study import Study
@@ -57,9 +57,9 @@ def findings(study: Study, level: float = 0.95) -> Findings:
             omitted[about] = _sentence(str(refusal))
             return None
 
-    crossing = crossing_of(study.seeds)
+    crossing = study.crossing
     metrics = study.headline("train", "probe")
-    primary = _metric_of(study, declared.primary)
+    primary = metric_of(study, declared.primary)
     values = None if primary is None else values_of(study, primary)
     verdicts = family(study, primary, level, crossing)
     answer = _answer(study, primary, verdicts)
@@ -116,15 +116,6 @@ def _winner(study: Study, values: Values, level: float, independent: bool) -> Wi
             "the settings of this study were chosen on other seeds, so being chosen does not flatter them here"
         )
     return winner(study, values, level, independent=independent)
-
-
-def _metric_of(study: Study, path: str) -> Metric | None:
-    for column in study.columns_of("train", "probe"):
-        if path.startswith(f"{column.name}."):
-            for metric in study.metrics_of(column):
-                if metric.path == path and study.is_numeric(metric):
-                    return metric
-    return None
 
 
 def _answer(study: Study, primary: Metric | None, verdicts: list[Compared]) -> str:

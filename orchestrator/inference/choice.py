@@ -5,19 +5,45 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..report.words import count, number
-from ..stats import Comparison, Refused, fewer_seeds, plan_seeds, winners_curse
+from ..stats import Comparison, Power, Refused, fewer_seeds, plan_seeds, winners_curse
 from ..stats.comparisons import Design, Mode
+from .family import compare
 from .findings import Compared, FewerSeedsFinding, PowerFinding, Winner
 from .sentences import measure
-from .values import Values
+from .values import Values, metric_of, values_of
 
 if TYPE_CHECKING:
     from ..study import Study
 
-__all__ = ["confirm_command", "fewer", "power", "ranking", "winner"]
+__all__ = ["Choice", "choose", "confirm_command", "fewer", "power", "power_between", "ranking", "winner"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best and the second best setting on a metric, and the metric in words."""
+
+    best: int
+    second: int
+    words: str
+
+
+def choose(study: Study, primary: str, mode: str) -> Choice:
+    """The best setting on a metric.
+
+    Raises:
+        Refused: no trial has a value of it, or there are not two settings to choose from.
+    """
+    metric = metric_of(study, primary)
+    if metric is None:
+        raise Refused(f"no trial has a value of {primary}")
+    ranked = ranking(values_of(study, metric), mode)
+    if len(ranked) < 2:
+        raise Refused(f"{count(len(ranked), 'setting')} without a lost seed: there is nothing to choose from")
+    return Choice(ranked[0], ranked[1], measure(metric))
 
 
 def ranking(values: Values, mode: str) -> list[int]:
@@ -137,15 +163,46 @@ def power(study: Study, compared: Sequence[Compared], family: int, level: float)
         )
     settings = tuple(sorted({s for c in usable for s in (c.a, c.b)}))
     of = f" in a family of {family}" if family > 1 else ""
-    said = (
-        f"To find a difference of {effect:g} in {measure(metric)}{of} with a power of 80 % takes "
-        f"{_range(found.low.needed_80, found.estimate.needed_80, found.high.needed_80)} seeds; the "
-        f"{found.n} there are have a power of {_percent(found.estimate.present)} "
-        f"({_percent(found.high.present)} to {_percent(found.low.present)}). The range is that of the standard "
-        f"deviation between seeds, {number(sd, 2)}, which {found.n} seeds tell only to within "
-        f"{number(found.low.sd, 2)} to {number(found.high.sd, 2)}."
+    said = f"To find a difference of {effect:g} in {measure(metric)}{of} {_needs(found)}; "
+    return PowerFinding(found, same, settings, f"{said}{_present(found, 'there are')}. {_spread(found)}")
+
+
+def power_between(study: Study, primary: str, effect: float, a: int, b: int, n: int) -> str:
+    """How many seeds an effect takes, told by the spread between two settings; and what n fresh seeds can do.
+
+    Raises:
+        Refused: there is no spread to go by.
+    """
+    metric = metric_of(study, primary)
+    if metric is None or (study.crossing is not None and study.crossing.shares):
+        raise Refused("the run has no independent seeds with a value of it")
+    c = compare(values_of(study, metric), a, b, None, 0.95).comparison
+    if not c.sd or c.degrees is None:
+        raise Refused("the run has no spread between seeds to go by: it takes at least 2 seeds of each")
+    found = plan_seeds(effect, c.sd, max(n, 2), design="paired", degrees=int(c.degrees))
+    present = _present(found, "to be run") if n > 1 else "one seed decides nothing"
+    return f"To find a difference of {effect:g} in {measure(metric)} {_needs(found)}; {present}. {_spread(found)}"
+
+
+def _needs(found: Power) -> str:
+    few, middle, many = (
+        f"{n:,}" if n is not None else "more than 100,000"
+        for n in (found.low.needed_80, found.estimate.needed_80, found.high.needed_80)
     )
-    return PowerFinding(found, same, settings, said)
+    return f"with a power of 80 % takes about {middle} ({few} to {many}) seeds"
+
+
+def _present(found: Power, which: str) -> str:
+    low, middle, high = (f"{100 * c.present:.0f} %" for c in (found.high, found.estimate, found.low))
+    return f"the {found.n} {which} have a power of {middle} ({low} to {high})"
+
+
+def _spread(found: Power) -> str:
+    low, middle, high = (number(c.sd, 2) for c in (found.low, found.estimate, found.high))
+    return (
+        f"The range is that of the standard deviation between seeds, {middle}, which is only known to lie between "
+        f"{low} and {high}."
+    )
 
 
 def _variance(c: Comparison) -> float:
@@ -154,12 +211,3 @@ def _variance(c: Comparison) -> float:
 
 def _seeds(c: Comparison) -> int:
     return int(c.used) if c.design == "paired" else int(min(c.n_a - c.diverged_a, c.n_b - c.diverged_b))
-
-
-def _range(low: int | None, middle: int | None, high: int | None) -> str:
-    words = [f"{n:,}" if n is not None else "more than 100,000" for n in (low, middle, high)]
-    return f"about {words[1]} ({words[0]} to {words[2]})"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ..crossing import Crossing, crossed_comparison
 from ..records import CENSORED, DIVERGED, Metric
 from ..stats import (
     Comparison,
@@ -18,7 +19,6 @@ from ..stats import (
 )
 from ..stats.comparisons import Design, Mode
 from . import sentences
-from .crossing import Crossing, crossed_comparison
 from .findings import Compared
 from .values import STOPPED, Values, values_of
 
@@ -36,15 +36,17 @@ class Paired:
     """Two settings of which each value was given its place.
 
     Attributes:
+        improvement: how often a run of the first is better; None where nobody has said what is, or nothing is compared.
         seeds: those that are paired; empty where the design is unpaired.
         left_out: how many trials are in no figure, by reason.
-        improvement: see `Compared.improvement`.
+        refusal: why nothing is compared; empty if it is.
     """
 
     comparison: Comparison
+    improvement: Improvement | None
     seeds: tuple[str, ...]
     left_out: dict[str, int]
-    improvement: Improvement | None = None
+    refusal: str = ""
 
 
 def family(study: Study, metric: Metric | None, level: float, crossing: Crossing | None) -> list[Compared]:
@@ -56,13 +58,15 @@ def family(study: Study, metric: Metric | None, level: float, crossing: Crossing
     mode: Mode = "max" if declared.mode == "max" else "min"
     found = [compare(values, a, b, mode, level, crossing) for a, b in declared.contrasts]
     verdicts = decide([p.comparison for p in found], mode=mode, margin=declared.margin, level=level)
-    return [
-        Compared(
-            a, b, metric, p.comparison, verdict, p.seeds, p.left_out,
-            sentences.verdict(study, (a, b), metric, verdict, p.left_out, len(found), declared.margin), p.improvement,
-        )
-        for (a, b), p, verdict in zip(declared.contrasts, found, verdicts, strict=True)
-    ]  # fmt: skip
+    told = []
+    for (a, b), p, verdict in zip(declared.contrasts, found, verdicts, strict=True):
+        if p.refusal:
+            verdict = replace(verdict, reasons=(f"Cannot decide: {p.refusal}.",))
+        elif crossing is not None and crossing.shares:  # there is no exact test beside it to speak of
+            verdict = replace(verdict, reasons=tuple(r for r in verdict.reasons if "exact test" not in r))
+        said = sentences.verdict(study, (a, b), metric, p.comparison.difference, verdict.reasons, p.left_out)
+        told.append(Compared(a, b, metric, p.comparison, verdict, p.seeds, p.left_out, said, p.improvement))
+    return told
 
 
 def exploratory(
@@ -123,7 +127,8 @@ def compare(
         if values.has(why, a) or values.has(why, b):
             left_out[why] = sum(values.reason(i, s) == why for i in (a, b) for s in values.seeds[i])
             empty = (compare_paired if paired else compare_unpaired)([], [], mode=mode or "max", level=level)
-            return Paired(replace(empty, note=_NOT_COMPARED[why]), (), dict(left_out))
+            refusal = _NOT_COMPARED[why]
+            return Paired(replace(empty, note=refusal), None, (), dict(left_out), refusal)
 
     def usable(setting: int, seed: str) -> bool:
         reason = values.reason(setting, seed)
@@ -137,8 +142,8 @@ def compare(
         for setting, seeds in ((a, own), (b, other)):
             left_out.update(values.reason(setting, s) for s in seeds if not usable(setting, s))
             sides.append([value(setting, s) for s in seeds if usable(setting, s)])
-        improvement = _improvement(sides[0], sides[1], "unpaired", mode, level)
-        return Paired(compare_unpaired(*sides, mode=mode or "max", level=level), (), dict(left_out), improvement)
+        unpaired = compare_unpaired(*sides, mode=mode or "max", level=level)
+        return Paired(unpaired, _improvement(sides[0], sides[1], "unpaired", mode, level), (), dict(left_out))
     kept = []
     for seed in shared:
         lacking = [s for s in (a, b) if not usable(s, seed)]
@@ -149,18 +154,19 @@ def compare(
             kept.append(seed)
     x, y = ([value(s, seed) for seed in kept] for s in (a, b))
     comparison = compare_paired(x, y, mode=mode or "max", level=level)
+    refusal = ""
     if crossing is not None:
-        return Paired(crossed_comparison(comparison, x, y, kept, crossing), tuple(kept), dict(left_out))
-    return Paired(comparison, tuple(kept), dict(left_out), _improvement(x, y, "paired", mode, level))
+        comparison, refusal = crossed_comparison(comparison, x, y, kept, crossing)
+    improvement = None if crossing is not None and crossing.shares else _improvement(x, y, "paired", mode, level)
+    return Paired(comparison, improvement, tuple(kept), dict(left_out), refusal)
 
 
 def _improvement(
-    a: Sequence[float], b: Sequence[float], design: Design, mode: Mode | None, level: float
+    x: Sequence[float], y: Sequence[float], design: Design, mode: Mode | None, level: float
 ) -> Improvement | None:
-    """How often a is better; None where nobody has said which values are, or there is nothing to compare."""
-    if mode is None or not a or not b:
+    if mode is None or not x or not y:
         return None
-    return probability_of_improvement(a, b, design=design, mode=mode, level=level)
+    return probability_of_improvement(x, y, design=design, mode=mode, level=level)
 
 
 _NOT_COMPARED = {

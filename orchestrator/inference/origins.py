@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..crossing import Crossing
 from ..stats import Component, Refused, split_variance
-from .crossing import Crossing
 from .findings import VarianceFinding
 from .sentences import measure
 from .values import Values

@@ -25,38 +25,17 @@ def verdict(
     study: Study,
     pair: tuple[int, int],
     metric: Metric,
-    found: Verdict,
+    difference: float | None,
+    reasons: Sequence[str],
     left_out: Mapping[str, int],
-    contrasts: int,
-    margin: float | None,
 ) -> str:
-    """The verdict on one contrast."""
+    """The verdict on one contrast: which, what the numbers say, and what is in none of them."""
     a, b = (study.settings[i].label for i in pair)
-    c = found.comparison
-    what = measure(metric)
-    seeds, difference = _seeds(c), _difference(found, contrasts)
     out = left_out_words(left_out)
-    tail = f" Left out: {out}." if out else ""
-    corrected = f" after Holm's correction for {contrasts} contrasts" if contrasts > 1 else ""
-    if found.decision in ("better", "worse"):
-        said = f"{a} is {found.decision} than {b} on {what}: {difference}{_by(found)}{corrected}; {seeds}."
-        if found.within_margin and margin is not None:
-            said += f" The difference lies within the margin of ±{margin:g} all the same."
-        if found.test == "t" and 1 - found.level < c.smallest_p < 1:
-            said += (
-                f" That rests on noise being normal: with so few seeds the {c.exact_test}, which does without, cannot "
-                f"give a p below {p_value(c.smallest_p)}."
-            )
-        return said + tail
-    if found.decision == "equivalent" and margin is not None:
-        p = "" if found.p_equivalence is None else f", p = {p_value(found.p_equivalence)}{corrected}"
-        return f"{a} and {b} are equivalent on {what} within the margin of ±{margin:g}: {difference}{p}; {seeds}.{tail}"
-    if found.decision == "no decision":
-        return (
-            f"No decision between {a} and {b} on {what}: {difference}{_by(found)}{corrected}; {seeds}. "
-            f"That does not show that they are equal.{tail}"
-        )
-    return f"Cannot decide between {a} and {b} on {what} ({seeds}): {_why_not(c, contrasts)}.{tail}"
+    observed = "" if difference is None else f", observed difference {with_sign(difference)}"
+    return " ".join(
+        [f"{a} against {b} on {measure(metric)}{observed}.", *reasons, *([f"Left out: {out}."] if out else [])]
+    )
 
 
 def exploratory(study: Study, pair: tuple[int, int], metric: Metric, c: Comparison, left_out: Mapping[str, int]) -> str:
@@ -123,29 +102,6 @@ def p_value(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
-def _p(p: float) -> str:
-    text = p_value(p)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
-
-
-def _by(found: Verdict) -> str:
-    test = f" by the {found.comparison.exact_test}" if found.test == "exact" else ""
-    return f", {_p(found.p_holm)}{test}"
-
-
-def _difference(found: Verdict, contrasts: int) -> str:
-    c = found.comparison
-    if c.difference is None:
-        return "no difference of means can be formed"
-    survival = " among the runs that did not diverge" if c.diverged_a or c.diverged_b else ""
-    if found.low is None or found.high is None:
-        return f"difference {with_sign(c.difference)}{survival}"
-    together = "simultaneous " if contrasts > 1 else ""
-    return (
-        f"difference {with_sign(c.difference)} ({together}95 % interval {_interval(found.low, found.high)}){survival}"
-    )
-
-
 def _interval(low: float | None, high: float | None) -> str:
     return f"{with_sign(low)} to {with_sign(high)}"
 
@@ -156,17 +112,3 @@ def _seeds(c: Comparison) -> str:
     if c.design == "paired":
         return f"{count(c.n_a, 'paired seed')}{diverged}"
     return f"{c.n_a} and {c.n_b} seeds{diverged}"
-
-
-def _why_not(c: Comparison, contrasts: int) -> str:
-    if not c.n_a or not c.n_b:
-        return c.note if c.note and "too few values" not in c.note else "nothing is left to compare"
-    if c.design == "paired" and c.difference == 0 and not c.sd and not (c.diverged_a or c.diverged_b):
-        return "both gave the same value" + (" with every seed" if c.n_a > 1 else "")
-    if min(c.n_a, c.n_b) < 2:
-        return "one seed says nothing about the noise between seeds"
-    if c.smallest_p >= 1 and c.note:
-        return c.note
-    times = f", before Holm's correction for {contrasts} contrasts" if contrasts > 1 else ""
-    note = f"{c.note}; " if c.note else ""
-    return f"{note}the smallest p that the {c.exact_test} can give here is {p_value(c.smallest_p)}{times}"

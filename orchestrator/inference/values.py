@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..study import Study
 
-__all__ = ["STOPPED", "Values", "values_of"]
+__all__ = ["STOPPED", "Values", "metric_of", "values_of"]
 
 STOPPED = "stopped early"
 
@@ -59,6 +59,16 @@ class Values:
         return np.array([[self.found.get((s, r), np.nan) for r in seeds] for s in settings]).reshape(
             len(settings), len(seeds)
         )
+
+
+def metric_of(study: Study, path: str) -> Metric | None:
+    """The metric of trials with this path in tables; None if nothing has measured it."""
+    for column in study.columns_of("train", "probe"):
+        if path.startswith(f"{column.name}."):
+            for metric in study.metrics_of(column):
+                if metric.path == path and study.is_numeric(metric):
+                    return metric
+    return None
 
 
 def values_of(study: Study, metric: Metric) -> Values:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..stats import Comparison, Interval, crossed_error, crossed_interval, mean_interval, t_quantile
+from .stats import Comparison, Interval, crossed_error, crossed_interval, mean_interval, pair_interval, t_quantile
 
-__all__ = ["Crossing", "crossed_comparison", "crossing_of", "summary_interval"]
+__all__ = ["Crossing", "crossed_comparison", "crossing_of", "interval_over", "pair_interval_over"]
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ def crossing_of(seeds: Mapping[str, Mapping[str, int]]) -> Crossing | None:
     return Crossing(tuple(map(tuple, factors.values())), places, sizes, held)
 
 
-def summary_interval(values: Sequence[float], seeds: Sequence[str], crossing: Crossing | None) -> Interval:
+def interval_over(values: Sequence[float], seeds: Sequence[str], crossing: Crossing | None) -> Interval:
     """The mean over seeds with an interval that heeds which of them share streams."""
     interval = mean_interval(values)
-    if crossing is None or not crossing.shares or len(values) < 2:
+    if crossing is None or not crossing.shares or interval.low is None:
         return interval
     table = crossing.table(values, seeds)
     if table is not None:
@@ -83,31 +83,44 @@ def summary_interval(values: Sequence[float], seeds: Sequence[str], crossing: Cr
     return replace(interval, low=None, high=None, note=_NO_TABLE)
 
 
+def pair_interval_over(
+    values: Sequence[float], pairs: Sequence[tuple[str, str]], crossing: Crossing | None
+) -> Interval:
+    """The mean over pairs of seeds; where seeds share streams without an interval: the jackknife cannot heed that."""
+    interval = pair_interval(values, pairs)
+    if crossing is None or not crossing.shares or interval.low is None:
+        return interval
+    return replace(interval, low=None, high=None, note=_NO_JACKKNIFE)
+
+
 def crossed_comparison(
     comparison: Comparison, x: Sequence[float], y: Sequence[float], seeds: Sequence[str], crossing: Crossing
-) -> Comparison:
+) -> tuple[Comparison, str]:
     """A paired comparison over seeds that share streams, with the standard error of a crossed table.
 
     The exact tests take seeds for exchangeable, which these are not, so none is given.
+
+    Returns:
+        the comparison, and why it cannot be one, if so.
     """
     if not crossing.shares or len(x) < 2:
-        return comparison
+        return comparison, ""
     bare = replace(
         comparison, p_exact=1.0, smallest_p=1.0, exact_test="none: crossed seeds are not exchangeable", effect=None
     )
-    lost = comparison.diverged_a or comparison.diverged_b
+    lost = comparison.diverged
     table = None if lost else crossing.table([u - v for u, v in zip(x, y, strict=True)], seeds)
     if table is None or comparison.difference is None:
         note = "a run diverged, and no test holds for crossed seeds then" if lost else _NO_TABLE
-        return replace(bare, se=None, degrees=None, low=None, high=None, p=None, effect_av=None, note=note)
+        return replace(bare, se=None, degrees=None, low=None, high=None, p=None, effect_av=None, note=note), note
     error, degrees = crossed_error(table)
     if error == 0 or comparison.se is None:
-        return bare
+        return bare, ""
     from scipy.special import stdtr
 
     half = t_quantile(comparison.level, degrees) * error
     difference = comparison.difference
-    return replace(
+    crossed = replace(
         bare,
         se=error,
         degrees=degrees,
@@ -116,6 +129,8 @@ def crossed_comparison(
         p=2 * float(stdtr(degrees, -abs(difference) / error)),
         effect_av=None,
     )
+    return crossed, ""
 
 
+_NO_JACKKNIFE = "crossed seeds share streams of randomness, so leaving out one at a time gives no interval that holds"
 _NO_TABLE = "seeds share streams of randomness without a complete table of two, so no interval over them holds"
