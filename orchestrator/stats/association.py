@@ -235,7 +235,11 @@ def _null(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.nd
         chances[::2] = inversions
         return chances, True
     orders, exact = _orders(n, rng)
-    scores = np.sign(y[orders[:, signs.first]] - y[orders[:, signs.second]]) @ signs.x[0]
+    of_y = np.sign(y[:, None] - y[None, :])
+    scores = np.zeros(len(orders))
+    for i in range(n - 1):  # all pairs at once would take gigabytes for some hundred settings
+        with_later = signs.first == i
+        scores += of_y[orders[:, i, None], orders[:, signs.second[with_later]]] @ signs.x[0, with_later]
     return np.bincount(np.rint(scores).astype(int) + most, minlength=2 * most + 1) / len(orders), exact
 
 
