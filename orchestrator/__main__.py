@@ -26,7 +26,7 @@ GROUPS = {
     "read what it found": {
         "report": "make the report of a run again, or one of several runs together",
         "compare": "what tells one run from another",
-        "export": "the tables of a run as parquet or CSV",
+        "export": "the tables of a run as CSV, parquet or LaTeX",
     },
     "look at single tasks": {
         "ls": "artifacts in the store",

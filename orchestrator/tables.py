@@ -122,18 +122,29 @@ def write_tables(study: Study, store: Store, run_path: str) -> list[str]:
     return paths
 
 
+FORMATS = ("csv", "parquet", "latex")
+
+
 def export(study: Study, folder: str | Path, format: str = "csv") -> list[Path]:
-    """Write the tables into a local folder as "csv" or "parquet"; returns the files.
+    """Write the tables into a local folder as "csv" or "parquet", or those of a paper as "latex"; returns the files.
 
     Raises:
         UserError: the format is unknown, or the folder cannot be written.
     """
-    if format not in ("csv", "parquet"):
-        raise UserError(f"Tables are exported as csv or parquet, not {format!r}{nearest(format, ['csv', 'parquet'])}.")
+    if format not in FORMATS:
+        raise UserError(f"Tables are exported as {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, not {format!r}"
+                        f"{nearest(format, FORMATS)}.")  # fmt: skip
     target = Path(folder)
     files = []
     try:
         target.mkdir(parents=True, exist_ok=True)
+        if format == "latex":
+            from .latex import latex_tables
+
+            for name, text in latex_tables(study).items():
+                files.append(target / f"{name}.tex")
+                files[-1].write_text(text, encoding="utf-8")
+            return files
         for name, table in all_tables(study).items():
             files.append(target / f"{name}.{format}")
             if format == "csv":

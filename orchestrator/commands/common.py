@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from ..__main__ import default_store
+from ..combine import combine, names_of
 from ..errors import StoreError, UserError
 from ..runs import RunName, find_run, load, run_name
 from ..store import Store
@@ -61,6 +62,19 @@ def open_run(text: str | None, options: argparse.Namespace, run: str | None = No
     store = open_store(name.store or options.store)
     path = find_run(store, name.sweep, run or name.run)
     return Opened(load(store, path), store, path)
+
+
+def open_runs(options: argparse.Namespace) -> list[Opened]:
+    """All the runs that `options.sweep` names; one in the only sweep of the store where it names none."""
+    if len(options.sweep) > 1 and options.run:
+        raise UserError(f"--run {options.run} is about one of several sweeps: write SWEEP/{options.run} for that one.")
+    return [open_run(text, options, options.run) for text in options.sweep or [None]]
+
+
+def together(opened: Sequence[Opened]) -> Study:
+    """The runs as one study, named as shortly as tells them apart; one run as it is."""
+    names = names_of([o.study.sweep for o in opened], [o.run for o in opened], [str(o.store) for o in opened])
+    return combine([o.study for o in opened], names)
 
 
 def same_store(options: argparse.Namespace) -> str:

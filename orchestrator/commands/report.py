@@ -21,10 +21,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..combine import combine, names_of
 from ..errors import UserError
 from ..store import Store
-from .common import RUN_HELP, Opened, open_run
+from .common import RUN_HELP, Opened, open_runs, together
 
 TOGETHER = "runs/several/together"
 """Where the report of several runs is put together, in a folder of its own."""
@@ -42,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if len(options.sweep) > 1 and options.run:
-        raise UserError(f"--run {options.run} is about one of several sweeps: write SWEEP/{options.run} for that one.")
-    opened = [open_run(text, options, options.run) for text in options.sweep or [None]]
+    opened = open_runs(options)
     console = Console(highlight=False)
     if len(opened) == 1:
         return _of_one(opened[0], options.to, console)
@@ -68,11 +65,8 @@ def _of_one(opened: Opened, to: str | None, console: Console) -> int:
 def _of_several(opened: Sequence[Opened], to: str | None, console: Console) -> int:
     from ..report import terminal_table, write_report
 
-    sweeps = [o.study.sweep for o in opened]
-    study = combine(
-        [o.study for o in opened], names_of(sweeps, [o.run for o in opened], [str(o.store) for o in opened])
-    )
-    folder = Path(to or "-".join(["report", *dict.fromkeys(sweeps)]))
+    study = together(opened)
+    folder = Path(to or "-".join(["report", *dict.fromkeys(o.study.sweep for o in opened)]))
     with tempfile.TemporaryDirectory(prefix="orchestrator-report-") as scratch:
         made = Store(scratch)
         study.write_tables(made, TOGETHER)
