@@ -84,7 +84,13 @@ def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["breakable"] = _breakable
     return environment.from_string(_read("report.html"))
+
+
+def _breakable(name: str) -> Markup:
+    """A name of many words that a narrow column may break: "generalisation_gap" after the "_"."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _read(name: str) -> str:

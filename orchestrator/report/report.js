@@ -206,6 +206,8 @@
     $("#trial-more").hidden = true;
   }
 
+  const breakable = (name) => name.split("_").flatMap((part, i) => (i ? ["_", make("wbr"), part] : [part]));
+
   function chosen(metric, on) {
     completed();
     const place = 2 + (on ? columns.length : columns.indexOf(metric));
@@ -213,7 +215,7 @@
       columns.push(metric);
       const [path, words] = data().metrics[metric];
       const [task, name] = [path.slice(0, path.lastIndexOf(".")), path.slice(path.lastIndexOf(".") + 1)];
-      const th = make("th", { scope: "col", title: words, "data-metric": path }, make("span", { class: "task" }, task), name);
+      const th = make("th", { scope: "col", title: words, "data-metric": path }, make("span", { class: "task" }, task), ...breakable(name));
       table.tHead.rows[0].cells[place].before(th);
       sortable(th, completed);
       for (const row of table.tBodies[0].rows) row.cells[place].before(valueCell(trialOf(row), metric));

@@ -73,6 +73,7 @@ class Table:
         notes: sentences below it: what the numbers are, what is left out, and why.
         more: the tasks' other metrics, for those who look for them.
         explained: what its columns are is said elsewhere.
+        about: names of all metrics that it or its notes are about.
     """
 
     title: str
@@ -82,6 +83,7 @@ class Table:
     notes: list[Markup] = field(default_factory=list)
     more: list[Table] = field(default_factory=list)
     explained: bool = False
+    about: list[str] = field(default_factory=list)
 
 
 def headline_tables(study: Study) -> list[Table]:
@@ -180,6 +182,7 @@ def _others(study: Study, column: Column, shown: Sequence[Metric]) -> Table | No
     else:
         table = _by_setting(study, column.name, varying)
     table.title = column.name
+    table.about = [m.name for m in study.metrics_of(column) if m not in shown and m.name != DIVERGED]
     if same:
         tasks = marked.count(len(done), "task", "tasks_done")
         table.notes.append(Markup("The same in all {} that ended well: {}.").format(tasks, Markup(", ").join(same)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -45,10 +46,7 @@ def comparison_table(study: Study, compared: Sequence[Compared], of: str) -> Tab
         cells += [Cell(x) for x in (_n(c), _difference(c), _p(c), _exact(c), _effect(c), _improvement(c))]
         where = marked.origin(of=of, setting=f"{c.a} {c.b}", metric=c.metric.path)
         rows.append(Row(name, cells, where, says=marked.sentence(of, c.sentence) if declared else Markup("")))
-    table = Table("", "contrast", heads, rows)
-    notes = dict.fromkeys(c.comparison.note for c in compared if c.comparison.note)
-    table.notes += [Markup("{}").format(note) for note in list(notes)[:8]]
-    return table
+    return Table("", "contrast", heads, rows)
 
 
 def _verdict(c: Compared) -> Markup:
@@ -78,7 +76,7 @@ def _difference(c: Compared) -> Markup:
         return Markup("–")
     text = marked.number(c.comparison.difference, "difference", digits=3)
     if source.low is None or source.high is None:
-        return text + Markup(' <span class="n">no interval</span>')
+        return text + Markup(' <span class="n" title="{}">no interval</span>').format(c.comparison.note)
     return text + Markup(' <span class="bounds">[{}, {}]</span>').format(
         marked.number(source.low, "low", digits=3), marked.number(source.high, "high", digits=3)
     )
@@ -97,7 +95,7 @@ def _effect(c: Compared) -> Markup:
     effect: Effect | None = c.comparison.effect
     if effect is None:
         return Markup("–")
-    name = effect.name.partition(":")[0].partition(",")[0]
+    name = re.split(r" \(|[:,]", effect.name)[0]
     text = Markup('<span title="{}">{}</span> {}').format(
         effect.name, name, marked.number(effect.value, "effect", digits=3)
     )
