@@ -85,7 +85,8 @@ def winner(study: Study, values: Values, level: float, *, independent: bool) -> 
         flattery = curse.inflation if curse.inflation > 1e-9 * abs(curse.mean) else 0.0
         said += (
             f": were all settings the same, its own 95 % interval would hold the truth in {100 * curse.coverage:.0f} % "
-            f"of cases. Leaving out one seed at a time, its mean is found flattered by {number(flattery, 2)}."
+            f"of cases. Chosen on just over half of the seeds and judged on the others, it is found flattered by "
+            f"{number(flattery, 2)}."
         )
     if command:
         said += f" To confirm it on fresh seeds: {command}"

@@ -1,4 +1,4 @@
-"""Expectations over χ² variables, by Gauss-Legendre quadrature in their probability integral."""
+"""Expectations over χ² and normal variables, by Gauss-Legendre quadrature in their probability integral."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["chi2_nodes"]
+__all__ = ["chi2_nodes", "normal_nodes"]
 
 
 @lru_cache(maxsize=512)
@@ -18,6 +18,14 @@ def chi2_nodes(degrees: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     nodes, weights = _legendre(count)
     return chdtri(degrees, (1 - nodes) / 2), weights / 2
+
+
+def normal_nodes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same for a standard normal variable."""
+    from scipy.special import ndtri
+
+    nodes, weights = _legendre(count)
+    return ndtri((1 + nodes) / 2), weights / 2
 
 
 @lru_cache(maxsize=8)

@@ -22,6 +22,22 @@ def test_the_winners_own_interval_covers_less(settings, n, claimed):
     assert winner_coverage(settings, n) == pytest.approx(claimed, abs=0.005)
 
 
+def test_shared_seeds_make_the_winner_less_special():
+    rng = np.random.default_rng(7)
+    x = 2 * rng.normal(size=(4000, 1, 5)) + rng.normal(size=(4000, 8, 5))  # a correlation of 0.8
+    best = x[np.arange(4000), x.mean(axis=2).argmax(axis=1)]
+    intervals = [mean_interval(row) for row in best]
+    assert winner_coverage(8, 5, correlation=0.8) == pytest.approx(
+        np.mean([i.low <= 0 <= i.high for i in intervals]), abs=0.02
+    )
+    assert winner_coverage(8, 5) < winner_coverage(8, 5, correlation=0.8) < winner_coverage(8, 5, correlation=1) < 0.951
+    many = 2 * rng.normal(size=400) + rng.normal(size=(8, 400))
+    curse = winners_curse(many)
+    assert curse.correlation == pytest.approx(0.8, abs=0.06)
+    assert curse.coverage == winner_coverage(8, 400, correlation=curse.correlation)
+    assert winners_curse(rng.normal(size=(8, 400))).correlation < 0.05
+
+
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize(
     ("means", "tolerance"),
