@@ -39,11 +39,12 @@ class CombinedStudy(Study):
         return self._stores.get(key, self.store)
 
 
-def combine(studies: Sequence[Study], names: Sequence[str] = ()) -> Study:
+def combine(studies: Sequence[Study], names: Sequence[str] = (), *, command: str = "") -> Study:
     """One study of all that these hold.
 
     Args:
         names: what to call them (see `names_of`); by default their sweeps' names.
+        command: what was typed to take them together.
 
     Raises:
         InvalidValue: no study is given.
@@ -52,7 +53,7 @@ def combine(studies: Sequence[Study], names: Sequence[str] = ()) -> Study:
         raise InvalidValue("There is no run to take together with another: name at least one.")
     if len(studies) == 1:
         return studies[0]
-    return _Combination(studies, names or names_of([s.sweep for s in studies])).study()
+    return _Combination(studies, names or names_of([s.sweep for s in studies])).study(command)
 
 
 def names_of(sweeps: Sequence[str], runs: Sequence[str] = (), stores: Sequence[str] = ()) -> list[str]:
@@ -91,7 +92,7 @@ class _Combination:
         self.place, self.members = self._merged_settings()
         self.labels, self.seeds = self._merged_seeds()
 
-    def study(self) -> Study:
+    def study(self, command: str) -> Study:
         columns, column_of = self._columns()
         tasks, stores = self._tasks(column_of)
         first = self.studies[0]
@@ -111,16 +112,16 @@ class _Combination:
                 "startup": 0.0,
                 "slots": 0,
                 "interrupted": any(s.run.get("interrupted") for s in self.studies),
-                "command": "\n".join(dict.fromkeys(c for s in self.studies if (c := str(s.run.get("command") or "")))),
+                "command": "",
+                "commands": list(dict.fromkeys(c for s in self.studies if (c := str(s.run.get("command") or "")))),
+                "report": command,
                 "left_out": [],
             },
         }
         if all(s.seeds for s in self.studies):
             record["seeds"] = [dict(seeds) for seeds in self.seeds.values()]
-        declared, why = self._declared(column_of)
-        if declared is not None:
-            record["declared"] = declared
-        record["remarks"] = self._remarks(tasks, bool(declared and declared["contrasts"]), why)
+        record["declared"], shared = self._declared(column_of)
+        record["remarks"] = self._remarks(tasks, shared)
         return CombinedStudy(self.studies, record, stores)
 
     def _question(self) -> str:
@@ -293,6 +294,8 @@ class _Combination:
                     stores.setdefault(task.key, study.store_of(task.key))
         order = {"data": 0, "train": 1}
         tasks = sorted(found.values(), key=lambda t: order.get(t.kind, 2))  # inputs first, else as they stood
+        # Nothing ran for this: a timeline of several runs, with nights between them, would show nothing.
+        tasks = [replace(t, state="stored") if t.state == "done" else t for t in tasks]
         made_since = {t.key for t in tasks if t.state in COMMITTED}
         return [
             replace(t, state="not run", because=None) if t.state == "skipped" and t.because in made_since
@@ -306,17 +309,20 @@ class _Combination:
 
     # What was declared, and what is to be said
 
-    def _declared(self, column_of: Mapping[tuple[int, str], str]) -> tuple[dict[str, Any] | None, str]:
-        """The declaration, if all studies made the same; else None and why."""
+    def _declared(self, column_of: Mapping[tuple[int, str], str]) -> tuple[dict[str, Any], bool]:
+        """What is declared for the whole, and whether that is a family which all studies declared alike."""
         told = [self._in_the_whole(i, column_of) for i in range(len(self.studies))]
-        if all(d == told[0] for d in told):
-            return told[0], ""
-        if not any(d and (d["contrasts"] or d["margin"]) for d in told):
-            return None, ""
-        return None, (
-            "The runs declare different comparisons beforehand, so none is declared for all of them together and every "
-            "comparison here is exploratory: the verdicts stand in the report of each run."
+        first = told[0]
+        if first["contrasts"] and all(d == first for d in told):
+            return first, True
+        note = "no comparison was declared for these runs taken together"
+        if any(d["contrasts"] for d in told):
+            note += ", and the verdicts on what each of them declared are in its own report"
+        effect = (
+            first["smallest_effect"] if all(d["smallest_effect"] == first["smallest_effect"] for d in told) else None
         )
+        nothing = {"baseline": None, "contrasts": [], "margin": None, "smallest_effect": effect, "notes": [note]}
+        return {**first, **nothing}, False
 
     def _in_the_whole(self, study: int, column_of: Mapping[tuple[int, str], str]) -> dict[str, Any]:
         declared = self.studies[study].declared
@@ -331,7 +337,7 @@ class _Combination:
             }
         )
 
-    def _remarks(self, tasks: Sequence[TaskRecord], declared: bool, undeclared: str) -> list[str]:
+    def _remarks(self, tasks: Sequence[TaskRecord], declared: bool) -> list[str]:
         sizes = [
             f"{m.name} ({len(m.study.settings)} settings × {len(m.study.replicates)} seeds, {len(m.study.tasks)} tasks)"
             for m in self.made
@@ -348,10 +354,10 @@ class _Combination:
             grown = "; their seeds are put together here" if more else ""
             remarks.append(f"{len(several)} of {len(self.members)} {are} in more than one run{grown}.")
         remarks += [f"{m.name}: {remark}" for m in self.made for remark in m.study.remarks]
-        metrics = [f"{m.study.metric} ({m.study.mode})" for m in self.made]
+        metrics = [f"{m.study.declared.primary} ({m.study.declared.mode})" for m in self.made]
         if len(set(metrics)) > 1:
             words = "; ".join(f"{m.name} {metric}" for m, metric in zip(self.made, metrics, strict=True))
-            remarks.append(f"The runs name different metrics as theirs ({words}): here {metrics[0]} counts.")
+            remarks.append(f"The runs have different primary metrics ({words}): here {metrics[0]} counts.")
         for what, facts in (
             ("fields of the training", [m.fixed(self.varied) for m in self.made]),
             ("fields of probes", [m.probes for m in self.made]),
@@ -376,7 +382,7 @@ class _Combination:
             else "Settings of different runs are paired by the seeds that both have, where that is two or more, and no "
             "comparison of them was declared beforehand."
         )
-        return [*remarks, *([undeclared] if undeclared else [])]
+        return remarks
 
     def _told_apart(self, what: str, name: str, values: Sequence[Sequence[Any]]) -> str:
         if what in ("code", "data"):

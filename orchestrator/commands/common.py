@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def open_runs(options: argparse.Namespace) -> list[Opened]:
 def together(opened: Sequence[Opened]) -> Study:
     """The runs as one study, named as shortly as tells them apart; one run as it is."""
     names = names_of([o.study.sweep for o in opened], [o.run for o in opened], [str(o.store) for o in opened])
-    return combine([o.study for o in opened], names)
+    command = shlex.join(["python", "-m", "orchestrator", *sys.argv[1:]])
+    return combine([o.study for o in opened], names, command=command)
 
 
 def same_store(options: argparse.Namespace) -> str:

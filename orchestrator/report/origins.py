@@ -150,6 +150,14 @@ def _dataset(manifest: Mapping[str, Any], links: Links) -> Markup:
 
 def commands(study: Study) -> list[Command]:
     """What to type to run it again, to verify it, and to compute one artifact anew."""
+    several = study.run.get("commands")
+    if several:  # runs taken together
+        again = "Runs one of them again. What is stored is not computed again."
+        page = str(study.run.get("report") or "")
+        return [
+            *(Command(str(c), again) for c in several),
+            *([Command(page, "Makes this page from the stores.")] if page else []),
+        ]
     command = str(study.run.get("command") or "")
     found = []
     if command:
@@ -207,8 +215,11 @@ def size_and_date(study: Study) -> list[Markup | str]:
     started = study.run.get("started") or max(
         (m.get("started", 0.0) + m.get("seconds", 0.0) for m in study.manifests()), default=0.0
     )
+    every = trials == len(study.settings) * len(study.replicates)  # else some settings have other seeds than others
     return [
-        Markup("{} × {} = {}").format(settings, seeds, marked.count(trials, "trial", "trials")),
+        Markup("{} × {} = {}" if every else "{}, {}, {}").format(
+            settings, seeds, marked.count(trials, "trial", "trials")
+        ),
         Markup("{}: {} ended well").format(marked.count(len(study.tasks), "task", "tasks"), done),
         time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),
     ]

@@ -148,7 +148,13 @@ def test_declarations_hold_for_the_whole_only_if_all_runs_made_them(tmp_path):
     both = combine([a, b], ["a", "b"])
     assert (both.declared.contrasts, both.declared.margin) == (((1, 0),), 0.01) == ((a.declared.contrasts), 0.01)
     other = combine([a, c], ["a", "c"])
-    assert other.declared.contrasts == () and "every comparison here is exploratory" in other.remarks[-1]
+    assert other.declared.contrasts == () and other.findings.family == ()
+    assert other.findings.answer == (
+        "There are no verdicts, and all comparisons are exploratory: no comparison was declared for these runs taken "
+        "together, and the verdicts on what each of them declared are in its own report."
+    )
+    (verdict,) = both.findings.family
+    assert verdict.seeds == ("0", "1", "2", "3", "4", "5") and verdict.verdict is not None
 
 
 def test_the_verb_writes_one_report_of_several_stores(tmp_path, monkeypatch, capsys):
