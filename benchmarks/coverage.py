@@ -277,7 +277,7 @@ class Case:
         laws: that it is drawn for; what depends on none is drawn for the first.
         at: the n that it takes.
         exact: whether it asks for the exact tests, which take most of a comparison's time.
-        slow: drawn a fifth as often, since each draw permutes or resamples 10,000 times.
+        slow: drawn a fifth as often.
     """
 
     name: str
@@ -292,7 +292,11 @@ NORMAL = ("normal",)
 
 INTERVALS = (
     Case("mean, t", partial(one_sample, stats.mean_interval, "mean")),
-    Case("mean, studentised bootstrap", partial(one_sample, stats.studentised_bootstrap, "mean"), at=(5, 10, 20)),
+    Case(
+        "mean, studentised bootstrap (1,999 resamples)",
+        partial(one_sample, partial(stats.studentised_bootstrap, draws=1_999), "mean"),
+        at=(5, 10, 20),
+    ),
     Case(
         "mean, percentile bootstrap (1,999 resamples)",
         partial(one_sample, partial(stats.bootstrap_interval, kind="percentile", draws=1_999), "mean"),
@@ -362,9 +366,9 @@ TESTS = (
     Case("equivalence, true difference at the margin", tost),
     Case("Kendall between 5 settings", partial(kendall, "between", True, 1.0), at=(5,)),
     Case("Kendall within 5 settings, paired, luck of seeds shared", partial(kendall, "within", True, 1.0), slow=True),
-    Case("Kendall within 5 settings, unpaired", partial(kendall, "within", False, 0.0)),
-    Case("— the unpaired test where luck is shared (not used)", partial(kendall, "within", False, 1.0)),
-    Case("— p-value of the pooled τ (not given)", partial(kendall, "pooled", False, 0.0)),
+    Case("Kendall within 5 settings, unpaired", partial(kendall, "within", False, 0.0), slow=True),
+    Case("— the unpaired test where luck is shared (not used)", partial(kendall, "within", False, 1.0), slow=True),
+    Case("— p-value of the pooled τ (not given)", partial(kendall, "pooled", False, 0.0), slow=True),
 )
 
 

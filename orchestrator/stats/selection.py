@@ -93,9 +93,9 @@ def winner_coverage(settings: int, n: int, level: float = 0.95, correlation: flo
     import numpy as np
     from scipy.special import ndtr
 
-    v, weights = chi2_nodes(n - 1, 100)
+    v, weights = chi2_nodes(n - 1, 64)
     bound = t_quantile(level, n - 1) * np.sqrt(v / (n - 1))[:, None]
-    z, weights_z = normal_nodes(100)
+    z, weights_z = normal_nodes(64)
     shared, own = math.sqrt(correlation), math.sqrt(max(1 - correlation, 1e-6))
     inside = ndtr((bound - shared * z) / own) ** settings - ndtr((-bound - shared * z) / own) ** settings
     return float(weights @ inside @ weights_z)

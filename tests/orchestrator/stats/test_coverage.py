@@ -34,11 +34,11 @@ def test_every_case_runs(coverage, capsys):
 
 
 def test_t_covers_normal_data_and_the_exit_code_tells_if_it_did_not(coverage, capsys, monkeypatch):
-    assert coverage.main(["--draws", "3000", "--only", "mean, t"]) == 0
+    assert coverage.main(["--draws", "2000", "--n", "5", "20", "--only", "mean, t"]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("| mean, t |"))
     normal, contaminated, lognormal = ([float(v) for v in cell.split("/")] for cell in line.split("|")[2:5])
-    assert all(abs(v - 95) < 1.3 for v in normal)
-    assert all(v > 94 for v in contaminated) and all(80 < v < 92 for v in lognormal)
+    assert all(abs(v - 95) < 1.6 for v in normal)
+    assert all(v > 93.5 for v in contaminated) and all(80 < v < 92 for v in lognormal)
 
     def half_as_wide(values):
         found = stats.mean_interval(values)
