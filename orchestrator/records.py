@@ -9,10 +9,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .declared import Declared, primary_task, resolve, unique_labels
-from .stats import Interval
+from .stats import Interval, Location, interquartile_mean_interval, median_interval, studentised_bootstrap
+from .stats.robust import ROBUST_FROM, STUDENTISED_FROM
 from .store import without_passwords
 
 RUN_NAME = "%Y-%m-%dT%H-%M-%S.%f"
@@ -173,6 +175,32 @@ class Summary:
     censored: int = 0
     by_seed: Mapping[str, float] = field(default_factory=dict)
     dependent: bool = False
+
+    @cached_property
+    def bootstrap(self) -> Interval | None:
+        """The mean with its studentised bootstrap interval; None from fewer than 5 seeds, or where there is no mean."""
+        if self.dependent or self.interval.mean is None or len(self.by_seed) < STUDENTISED_FROM:
+            return None
+        return studentised_bootstrap(list(self.by_seed.values()), self.interval.level)
+
+    @cached_property
+    def median_interval(self) -> Location | None:
+        """The median with its interval, censored values above all others; None from fewer than 8 seeds."""
+        values = [*self.by_seed.values(), *[math.inf] * self.censored]
+        enough = self.by_seed and len(values) >= ROBUST_FROM and not self.dependent
+        return median_interval(values, self.interval.level) if enough else None
+
+    @cached_property
+    def interquartile_mean(self) -> Location | None:
+        """The mean of the middle half with its interval; None from fewer than 8 seeds, or where values are censored."""
+        enough = len(self.by_seed) >= ROBUST_FROM and not self.dependent and not self.censored
+        return interquartile_mean_interval(list(self.by_seed.values()), self.interval.level) if enough else None
+
+    def extreme_seed(self, largest: bool) -> str | None:
+        """The seed with the largest or the smallest value, the first of several; a censored one is not told."""
+        if not self.by_seed or (largest and self.censored):
+            return None
+        return (max if largest else min)(self.by_seed, key=lambda seed: self.by_seed[seed])
 
     @property
     def n_missing(self) -> int:

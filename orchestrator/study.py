@@ -37,6 +37,7 @@ from .records import (
     declared_of,
     record_of,
 )
+from .stats import Share, share_interval
 from .store import Store
 from .text import plain_data
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from .inference import Findings
     from .plan import Plan
+    from .stats.comparisons import Mode
 
 __all__ = ["DONE", "Column", "Metric", "Outcome", "SettingRecord", "Study", "Summary", "TaskRecord"]
 
@@ -336,6 +338,19 @@ class Study:
             found.append(Summary(cell, metric, interval, missing, middle, censored, by_seed, self._shares))
         return found
 
+    @cached_property
+    def diverged(self) -> dict[int, Share]:
+        """How many trainings of each setting diverged, of those that ended well or diverged."""
+        found = {}
+        ended: dict[int, list[str]] = {s.index: [] for s in self.settings}
+        for column in self.columns_of("train"):
+            for task in self.of_column(column.name):
+                ended[task.trials[0][0]].append(self.statuses[task.key])
+        for setting, statuses in ended.items():
+            counted = [s for s in statuses if s in (DONE, DIVERGED)]
+            found[setting] = share_interval(counted.count(DIVERGED), len(counted))
+        return found
+
     @property
     def _shares(self) -> bool:
         return self.crossing is not None and self.crossing.shares
@@ -392,6 +407,13 @@ class Study:
         from .inference import findings
 
         return findings(self)
+
+    def mode_of(self, metric: Metric) -> Mode | None:
+        """Whether more or less of a metric is better; None where the sweep does not say."""
+        mode = self.declared.mode if metric.path == self.declared.primary else None
+        if mode is None and metric.column.kind == "train" and metric.name == self.metric:
+            mode = self.mode
+        return None if mode is None else "max" if mode == "max" else "min"
 
     # Tables (see `orchestrator.tables` for what is in them)
 

@@ -13,9 +13,21 @@ from .store import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .inference import Compared
     from .study import Study
 
-__all__ = ["all_tables", "export", "groups", "pair_summary", "pairs", "summary", "trials", "write_tables"]
+__all__ = [
+    "all_tables",
+    "comparisons",
+    "export",
+    "groups",
+    "pair_summary",
+    "pairs",
+    "summary",
+    "trials",
+    "verdicts",
+    "write_tables",
+]
 
 
 def trials(study: Study) -> pa.Table:
@@ -78,13 +90,21 @@ def summary(study: Study) -> pa.Table:
     """One row a setting and metric: n, mean, sd, bounds of the 95 % interval, min, max, what is missing.
 
     Means are over the tasks that ended well ("given survival"); `n_missing` and `missing` say how many
-    are not in them and why.
+    are not in them and why. Beside them, where there are seeds enough: bounds of the mean by the studentised bootstrap
+    (headlines, from 5), of the median and the inter-quartile mean (from 8); the seeds of the smallest and the largest
+    value, and of the best and the worst where the sweep says which that is; how many trainings of the setting diverged,
+    with the bounds of their share.
     """
     rows = []
+    headlines = {m.path for m in study.headline("train", "probe")}
+    room = MOST_BOOTSTRAPS
     for metric in _all_metrics(study, "train", "probe"):
         for s in study.summaries(metric):
-            rows.append({"setting": study.settings[s.settings[0]].label, **_summary_cells(s)})
-    return _table(rows, ["setting", *_SUMMARY_CELLS])
+            told = metric.path in headlines and room > 0
+            room -= told
+            setting = study.settings[s.settings[0]].label
+            rows.append({"setting": setting, **_summary_cells(s), **_beside(study, s, bootstrap=told)})
+    return _table(rows, ["setting", *_SUMMARY_CELLS, *_BESIDE])
 
 
 def pair_summary(study: Study) -> pa.Table:
@@ -98,12 +118,16 @@ def pair_summary(study: Study) -> pa.Table:
 
 
 def all_tables(study: Study) -> dict[str, pa.Table]:
-    """All tables by name: trials, summary, and pairs, pair_summary and groups where there are any."""
+    """All tables by name; pairs, pair_summary, groups, verdicts and comparisons where there are any."""
     found = {"trials": trials(study), "summary": summary(study)}
     if study.columns_of("pair"):
         found |= {"pairs": pairs(study), "pair_summary": pair_summary(study)}
     if study.columns_of("group"):
         found["groups"] = groups(study)
+    if study.findings.family:
+        found["verdicts"] = verdicts(study)
+    if study.findings.exploratory:
+        found["comparisons"] = comparisons(study)
     return found
 
 
@@ -208,6 +232,77 @@ def _summary_cells(summary: Summary) -> dict[str, Any]:
     return dict(zip(_SUMMARY_CELLS, cells, strict=True))
 
 
+MOST_BOOTSTRAPS = 2000
+"""Summaries with a bootstrap, at most: each takes a millisecond."""
+
+_BESIDE = (
+    "bootstrap_low", "bootstrap_high", "median_low", "median_high", "iqm", "iqm_low", "iqm_high",
+    "min_seed", "max_seed", "best_seed", "worst_seed", "diverged", "trainings", "diverged_low", "diverged_high",
+)  # fmt: skip
+
+
+def _beside(study: Study, s: Summary, *, bootstrap: bool) -> dict[str, Any]:
+    boot, median, iqm = s.bootstrap if bootstrap else None, s.median_interval, s.interquartile_mean
+    ends = [None if seed is None else seed_cell(study, seed) for seed in map(s.extreme_seed, (False, True))]
+    mode = study.mode_of(s.metric)
+    best = [None, None] if mode is None else ends[::-1] if mode == "max" else ends
+    share = study.diverged[s.settings[0]]
+    cells = (
+        boot and boot.low, boot and boot.high, median and median.low, median and median.high,
+        iqm and iqm.value, iqm and iqm.low, iqm and iqm.high, *ends, *best, share.k, share.n, share.low, share.high,
+    )  # fmt: skip
+    return dict(zip(_BESIDE, cells, strict=True))
+
+
+_COMPARED = (
+    "setting_a", "setting_b", "metric", "design", "n_a", "n_b", "diverged_a", "diverged_b", "mean_a", "mean_b",
+    "difference", "sd", "low", "high", "p", "p_exact", "smallest_p", "exact_test",
+    "effect", "effect_low", "effect_high", "effect_name",
+    "improvement", "improvement_low", "improvement_high", "seeds", "left_out", "note", "sentence",
+)  # fmt: skip
+_VERDICT = (
+    "decision", "decided_by", "p_holm", "p_exact_holm", "together_low", "together_high", "margin", "p_equivalence",
+    "within_margin",
+)  # fmt: skip
+
+
+def verdicts(study: Study) -> pa.Table:
+    """One row a contrast of the declared family: what was decided, and the figures behind it.
+
+    `low` and `high` are of the contrast's own interval, `together_low` and `together_high` of the simultaneous one that
+    agrees with the decision.
+    """
+    rows = []
+    for c in study.findings.family:
+        v = c.verdict
+        if v is not None:
+            cells = (
+                v.decision, v.test, v.p_holm, v.p_exact_holm, v.low, v.high, study.declared.margin, v.p_equivalence,
+                v.within_margin,
+            )  # fmt: skip
+            rows.append({**_compared_cells(study, c), **dict(zip(_VERDICT, cells, strict=True))})
+    return _table(rows, [*_COMPARED[:3], *_VERDICT, *_COMPARED[3:]])
+
+
+def comparisons(study: Study) -> pa.Table:
+    """One row a comparison that was not declared: exploratory, without any correction."""
+    return _table([_compared_cells(study, c) for c in study.findings.exploratory], _COMPARED)
+
+
+def _compared_cells(study: Study, found: Compared) -> dict[str, Any]:
+    a, b = (study.settings[i].label for i in (found.a, found.b))
+    c, effect, better = found.comparison, found.comparison.effect, found.improvement
+    left_out = ", ".join(f"{n} {reason}" for reason, n in sorted(found.left_out.items()))
+    cells = (
+        a, b, found.metric.path, c.design, c.n_a, c.n_b, c.diverged_a, c.diverged_b, c.mean_a, c.mean_b, c.difference,
+        c.sd, c.low, c.high, c.p, c.p_exact, c.smallest_p, c.exact_test,
+        effect and effect.value, effect and effect.low, effect and effect.high, effect.name if effect else None,
+        better and better.share, better and better.low, better and better.high,
+        ", ".join(found.seeds), left_out, c.note, found.sentence,
+    )  # fmt: skip
+    return dict(zip(_COMPARED, cells, strict=True))
+
+
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Table:
     """Rows as a table with these columns, each of the one type that holds all its values."""
     import pyarrow as pa
@@ -229,4 +324,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Tabl
     return pa.table(data)
 
 
-_TEXTS = {"setting", "setting_a", "setting_b", "status", "key", "notes", "metric", "method", "note", "missing"}
+_TEXTS = {
+    "setting", "setting_a", "setting_b", "status", "key", "notes", "metric", "method", "note", "missing", "design",
+    "exact_test", "effect_name", "seeds", "left_out", "sentence", "decision", "decided_by",
+}  # fmt: skip

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _of_one(opened: Opened, to: str | None, console: Console) -> int:
-    from ..report import terminal_table, write_report
+    from ..report import print_verdicts, terminal_table, write_report
 
     study, store, path = opened.study, opened.store, opened.path
     study.write_tables(store, path)
@@ -57,13 +57,14 @@ def _of_one(opened: Opened, to: str | None, console: Console) -> int:
     for remark in study.remarks:
         console.print(remark, markup=False, soft_wrap=True)
     console.print(terminal_table(study, console.width))
+    print_verdicts(study, console)
     report = store.shown(f"{path}/report.html") if to is None else copy(store, path, Path(to))
     console.print(f"report: {report}", markup=False, soft_wrap=True)
     return 0
 
 
 def _of_several(opened: Sequence[Opened], to: str | None, console: Console) -> int:
-    from ..report import terminal_table, write_report
+    from ..report import print_verdicts, terminal_table, write_report
 
     study = together(opened)
     folder = Path(to or "-".join(["report", *dict.fromkeys(o.study.sweep for o in opened)]))
@@ -75,6 +76,7 @@ def _of_several(opened: Sequence[Opened], to: str | None, console: Console) -> i
     for remark in study.remarks:
         console.print(remark, markup=False, soft_wrap=True)
     console.print(terminal_table(study, console.width))
+    print_verdicts(study, console)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
     return 0
 

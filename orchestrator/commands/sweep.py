@@ -274,7 +274,7 @@ def outcome_of(graph: Graph, errors: Mapping[str, str], **about: Any) -> Outcome
 
 def conclude(study: Study, store: Store, path: str | None, last_line: str, console: Console, trackers: Trackers) -> int:
     """Write what a run leaves (unless an equal report is there), print table, failures and last line."""
-    from ..report import terminal_table, write_report
+    from ..report import print_verdicts, terminal_table, write_report
 
     trackers.complete(study)  # they take it in while the report is made
     latest = f"runs/{study.sweep}/{store.latest_run(study.sweep)}"
@@ -292,6 +292,7 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
         words = f"{study.tasks[key].label} is damaged ({reason}): set aside; the same command makes it again."
         console.print(words, markup=False, soft_wrap=True)
     console.print(terminal_table(study, console.width))
+    print_verdicts(study, console)
     failed = print_failures(study, console)
     for sentence in (*trackers.close(), f"report: {store.shown(report)}"):
         console.print(sentence, markup=False, soft_wrap=True)

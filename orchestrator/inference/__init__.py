@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ..crossing import Crossing
-from ..records import CENSORED, DIVERGED, DONE, Metric
+from ..records import CENSORED, DIVERGED, Metric
 from ..report.words import count, listed
-from ..stats import Refused, share_interval
+from ..stats import Refused
 from . import sentences
 from .choice import confirm_command, fewer, power, ranking, winner
 from .family import MOST_EXPLORATORY, exploratory, family
@@ -138,19 +139,13 @@ def _answer(study: Study, primary: Metric | None, verdicts: list[Compared]) -> s
 
 
 def _diverged(study: Study) -> list[Diverged]:
-    ended: dict[int, list[str]] = {s.index: [] for s in study.settings}
-    for column in study.columns_of("train"):
-        for task in study.of_column(column.name):
-            ended[task.trials[0][0]].append(study.statuses[task.key])
+    trainings = Counter(t.trials[0][0] for c in study.columns_of("train") for t in study.of_column(c.name))
     found = []
-    for setting, statuses in ended.items():
-        counted = [s for s in statuses if s in (DONE, DIVERGED)]
-        share = share_interval(counted.count(DIVERGED), len(counted))
-        rest = len(statuses) - len(counted)
+    for setting, share in study.diverged.items():
+        rest = trainings[setting] - share.n
         out = f"; {count(rest, 'training')} that failed, were stopped or did not run are not counted" if rest else ""
         what = sentences.share(share.k, share.n, share.low, share.high)
-        said = f"{study.settings[setting].label}: {what} diverged{out}."
-        found.append(Diverged(setting, share, said))
+        found.append(Diverged(setting, share, f"{study.settings[setting].label}: {what} diverged{out}."))
     return found
 
 
@@ -161,7 +156,10 @@ def _notes(
     notes = [_sentence(note) for note in study.declared.notes]
     if values is not None:
         for reason, why in (
-            (DIVERGED, "diverged: means are of the others (given survival), and tests count it as the worst result"),
+            (
+                DIVERGED,
+                "diverged: means are of the others (given survival), and tests count diverging as the worst result",
+            ),
             (STOPPED, "stopped early by the scheduler: settings with such trials enter no comparison"),
             (CENSORED, "known only to lie above the range: settings with such trials enter no comparison"),
         ):

@@ -90,19 +90,10 @@ def exploratory(
     for metric, setting in wanted[:MOST_EXPLORATORY]:
         if metric.path not in by_metric:
             by_metric[metric.path] = values_of(study, metric)
-        p = compare(by_metric[metric.path], setting, reference, _mode(study, metric), level, crossing)
+        p = compare(by_metric[metric.path], setting, reference, study.mode_of(metric), level, crossing)
         said = sentences.exploratory(study, (setting, reference), metric, p.comparison, p.left_out)
         found.append(Compared(setting, reference, metric, p.comparison, None, p.seeds, p.left_out, said, p.improvement))
     return found, max(len(wanted) - MOST_EXPLORATORY, 0)
-
-
-def _mode(study: Study, metric: Metric) -> Mode | None:
-    """Whether more of a metric is better; None where nobody has said."""
-    if metric.path == study.declared.primary:
-        return "max" if study.declared.mode == "max" else "min"
-    if metric.column.kind == "train" and metric.name == study.metric:
-        return "max" if study.mode == "max" else "min"
-    return None
 
 
 def compare(

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .page import write_report
 from .terminal import terminal_table
+from .terminal_verdicts import print_verdicts
 
-__all__ = ["terminal_table", "write_report"]
+__all__ = ["print_verdicts", "terminal_table", "write_report"]

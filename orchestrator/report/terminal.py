@@ -11,7 +11,7 @@ from . import words
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["terminal_table"]
+__all__ = ["folded", "terminal_table"]
 
 MAX_ROWS = 40
 
@@ -32,7 +32,7 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     best = study.best()
     seeds = len(study.replicates)
     rows = study.settings if len(study.settings) <= MAX_ROWS else ranked(study)[:MAX_ROWS]
-    labels = [("★ " if s.index == best else "  " if best is not None else "") + _folded(s.label) for s in rows]
+    labels = [("★ " if s.index == best else "  " if best is not None else "") + folded(s.label) for s in rows]
 
     room = width - max(cell_len(line) for text in [*labels, "setting"] for line in text.splitlines()) - 3
     chosen: dict[str, list[str]] = {}
@@ -47,7 +47,8 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     shown = [m for m in metrics if m.path in chosen]
     parts = []
     if seeds > 1:
-        parts.append(f"mean ± half of the 95 % t interval over {seeds} seeds (\\[n] where fewer)")
+        few = ", which hardly tell the spread" if seeds == 2 else ""
+        parts.append(f"mean ± half of the 95 % t interval over {seeds} seeds{few} (\\[n] where fewer)")
     else:
         parts.append("one seed: no intervals")
     if best is not None and study.main_metric:
@@ -94,7 +95,7 @@ def ranked(study: Study) -> list[SettingRecord]:
     return sorted(study.settings, key=lambda s: (s.index not in means, sign * means.get(s.index, 0.0), s.index))
 
 
-def _folded(label: str, limit: int = 38) -> str:
+def folded(label: str, limit: int = 38) -> str:
     """The whole label, since its end may be all that tells it from another, in lines of at most `limit` characters."""
     if len(label) <= limit:
         return label

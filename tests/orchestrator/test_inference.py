@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import math
 import re
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from builders import carry_out, grid, toy_sweep
+from rich.console import Console
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -22,6 +24,7 @@ from toys import Curvature, Points, Threshold
 from orchestrator.inference import findings
 from orchestrator.plan import make_plan
 from orchestrator.records import checked, record_of
+from orchestrator.report import print_verdicts
 from orchestrator.stats import crossed_error, crossed_interval
 from orchestrator.store import Store
 from orchestrator.study import Study
@@ -396,3 +399,80 @@ def test_the_same_store_gives_the_same_findings(tmp_path: Path) -> None:
     study = study_of(tmp_path, (0.0, 0.2), **changes)
     study.save(study.store, "runs/toy/r")
     assert findings(Study.load(study.store, "runs/toy/r")) == study.findings
+
+
+# Tables and terminal
+
+
+def test_tables_of_verdicts_and_comparisons(tmp_path: Path) -> None:
+    study = study_of(tmp_path, seeds=range(5), margin=0.01)
+    tables = study.tables()
+    rows = tables["verdicts"].to_pylist()
+    assert [r["setting_a"] for r in rows] == ["rho=0.1", "rho=0.2", "rho=0.3"]
+    table = table_of(study, "Noisy.val_accuracy")
+    for row, c in zip(rows, study.findings.family, strict=True):
+        assert c.verdict is not None
+        interval = scipy_stats.ttest_rel(table[row["setting_a"]], table["rho=0"]).confidence_interval()
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high), rel=1e-6)
+        assert (row["together_low"], row["together_high"]) == (c.verdict.low, c.verdict.high)
+        assert (row["decision"], row["p_holm"], row["margin"]) == (c.verdict.decision, c.verdict.p_holm, 0.01)
+        assert (row["seeds"], row["sentence"]) == ("0, 1, 2, 3, 4", c.sentence)
+        assert row["improvement"] == (table[row["setting_a"]] > table["rho=0"]).mean()
+    assert tables["comparisons"].num_rows == 6
+    assert "decision" not in tables["comparisons"].column_names
+
+
+def test_the_summary_has_what_the_seeds_allow(tmp_path: Path) -> None:
+    study = study_of(tmp_path, seeds=range(9), train=Noisy(diverges=((0.1, 4),)))
+    rows = {(r["setting"], r["metric"]): r for r in study.tables()["summary"].to_pylist()}
+    table = table_of(study, "Noisy.val_accuracy")
+    row = rows["rho=0.1", "Noisy.val_accuracy"]
+    values = table["rho=0.1"].dropna()
+    assert (row["n"], row["best_seed"], row["worst_seed"]) == (8, values.idxmax(), values.idxmin())
+    assert row["iqm"] == pytest.approx(scipy_stats.trim_mean(values, 0.25))
+    ranked = sorted(values)
+    assert (row["median_low"], row["median_high"]) == (ranked[0], ranked[7])  # 8 values: the extremes, 99.2 %
+    assert row["bootstrap_low"] < row["mean"] < row["bootstrap_high"]
+    interval = scipy_stats.binomtest(1, 9).proportion_ci(method="exact")
+    assert (row["diverged"], row["trainings"]) == (1, 9)
+    assert (row["diverged_low"], row["diverged_high"]) == pytest.approx((interval.low, interval.high))
+    assert rows["rho=0", "Noisy.train_loss"]["best_seed"] is None  # nobody has said whether more of it is better
+    small = study_of(tmp_path, seeds=range(4)).tables()["summary"].to_pylist()
+    assert {(r["bootstrap_low"], r["median_low"], r["iqm"]) for r in small} == {(None, None, None)}
+
+
+def test_crossed_seeds_have_intervals_of_their_own_in_the_summary(tmp_path: Path) -> None:
+    study = study_of(tmp_path, (0.0, 0.2), seeds=crossed(init=range(5), order=range(4)))
+    row = next(r for r in study.tables()["summary"].to_pylist() if r["metric"] == "Noisy.val_accuracy")
+    table = table_of(study, "Noisy.val_accuracy")["rho=0"].to_numpy().reshape(5, 4)
+    error, degrees = crossed_error(table)
+    half = scipy_stats.t.ppf(0.975, degrees) * error
+    assert (row["low"], row["high"]) == pytest.approx((table.mean() - half, table.mean() + half))
+    assert row["bootstrap_low"] is None
+    assert "crossed" in row["method"]
+
+
+def shown(study: Study, width: int) -> str:
+    study.run["command"] = "python -m orchestrator sweep toy.py"
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    print_verdicts(study, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line for line in lines if len(line) > width and "orchestrator confirm toy.py" not in line] == []
+    return " ".join(" ".join(lines).split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_shows_the_verdicts(tmp_path: Path, width: int) -> None:
+    declared = shown(study_of(tmp_path, seeds=range(5), margin=0.02), width)
+    assert re.search(r"rho=0\.1 (equivalent|better|no decision) [+−]0\.\d+ \S+ to \S+ \S+", declared)
+    assert "5 seeds, paired by seed; p and intervals hold for all 3 together (Holm)" in declared
+    assert "equivalent within ±0.02" in declared
+        "5 seeds, paired by seed; p and intervals hold for all 3 together (Holm); equivalent within ±0.02" in declared
+    )
+    assert "to confirm it: python -m orchestrator confirm toy.py" in declared
+    nothing = shown(study_of(tmp_path, seeds=range(5), baseline=None), width)
+    assert "No comparison was declared beforehand" in nothing and "Exploratory" not in nothing
+    two = shown(study_of(tmp_path, seeds=range(2)), width)
+    assert "better" in two and "without assuming normal values, the exact test confirms 0 of 2 decisions" in two
+    pairs = [("rho=0.1", "rho=0"), ("rho=0.2", "rho=0.1")]
+    assert "rho=0.2 − rho=0.1" in shown(study_of(tmp_path, seeds=range(4), contrasts=pairs), width)

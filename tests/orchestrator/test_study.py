@@ -132,7 +132,7 @@ def test_groups(store):
     assert all(
         r["Ensemble.accuracy"] == store.manifest("Ensemble", r["Ensemble.key"])["results"]["accuracy"] for r in rows
     )
-    assert set(study.tables()) == {"trials", "summary", "groups"}
+    assert set(study.tables()) == {"trials", "summary", "groups", "comparisons"}
 
 
 def test_one_seed_has_no_interval_and_says_so(store):
@@ -140,7 +140,7 @@ def test_one_seed_has_no_interval_and_says_so(store):
     for row in tables.summary(study).to_pylist():
         assert (row["n"], row["sd"], row["low"], row["high"]) == (1, None, None, None)
         assert "one seed" in row["note"]
-    assert set(study.tables()) == {"trials", "summary"}
+    assert set(study.tables()) == {"trials", "summary", "comparisons"}
 
 
 def test_a_setting_may_hold_specs(store):
@@ -273,7 +273,7 @@ def test_the_record_is_plain_json(store):
 def test_tables_are_written_into_the_run(store):
     study = toy_study(store)
     paths = study.write_tables(store, RUN)
-    names = ["trials", "summary", "pairs", "pair_summary", "groups"]
+    names = ["trials", "summary", "pairs", "pair_summary", "groups", "comparisons"]
     assert paths == [f"{RUN}/{n}.parquet" for n in names]
     assert pq.read_table(store.path(paths[0])).equals(tables.trials(study))
 
