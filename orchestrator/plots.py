@@ -19,13 +19,36 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from .report.pictures.canvas import caption
+from .report.pictures.connectivity import connectivity
 from .report.pictures.curves import curve
+from .report.pictures.groups import group_shares
 from .report.pictures.landscape import density, surface
 from .report.pictures.matrix import matrix
 from .report.pictures.metrics import metric
+from .report.pictures.planning import fewer_seeds, power, variance_components
 from .report.pictures.run import outcomes, timeline
+from .report.pictures.sharpness import scatter
+from .report.pictures.verdicts import seeds, verdicts
 
-__all__ = ["caption", "curve", "density", "matrix", "metric", "outcomes", "style", "surface", "timeline"]
+__all__ = [
+    "caption",
+    "connectivity",
+    "curve",
+    "density",
+    "fewer_seeds",
+    "group_shares",
+    "matrix",
+    "metric",
+    "outcomes",
+    "power",
+    "scatter",
+    "seeds",
+    "style",
+    "surface",
+    "timeline",
+    "variance_components",
+    "verdicts",
+]
 
 
 def style() -> AbstractContextManager[None]:

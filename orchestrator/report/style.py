@@ -94,8 +94,17 @@ def ink() -> Any:
     return rcParams["text.color"]
 
 
+def readable(colour: Any) -> str:
+    """Black or white, whichever is read better on the colour (relative luminance as in WCAG 2)."""
+    from matplotlib.colors import to_rgb
+
+    r, g, b = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
+    return "black" if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.25 else "white"
+
+
 def marker(i: int) -> str:
-    return MARKERS[i % len(MARKERS)]
+    """The mark of the i-th series: with its colour it occurs once among 64."""
+    return MARKERS[(i + i // MAX_SERIES) % len(MARKERS)]
 
 
 def wrapped(text: str, width: int) -> str:

@@ -209,7 +209,7 @@ def name_of(study: Study, setting: int) -> str:
     return values[0] if len(values) == 1 and isinstance(values[0], str) and values[0] else record.label
 
 
-def pair_name(study: Study, a: int, b: int) -> str:
+def pair_name(study: Study, a: int, b: int, sign: str = "×") -> str:
     """What two settings are called: "SAM: rho=0 × rho=0.05", what they have in common said once."""
     if a == b:
         return name_of(study, a)
@@ -220,8 +220,8 @@ def pair_name(study: Study, a: int, b: int) -> str:
     both = _said(one, same)
     sides = (_said(one, rest), _said(other, rest))
     if not both or not all(sides):
-        return f"{name_of(study, a)} × {name_of(study, b)}"
-    return f"{both}: {sides[0]} × {sides[1]}"
+        return f"{name_of(study, a)} {sign} {name_of(study, b)}"
+    return f"{both}: {sides[0]} {sign} {sides[1]}"
 
 
 def scale_of(values: Sequence[float]) -> tuple[str, dict[str, float]]:
@@ -237,10 +237,30 @@ def scale_of(values: Sequence[float]) -> tuple[str, dict[str, float]]:
     return "linear", {}
 
 
-def ordered(study: Study) -> bool:
-    """Whether the settings differ in one numeric parameter alone, so that their order means something."""
-    found = views(study)
-    return len(found) == 1 and found[0].numeric and len(found[0].names) == 1
+def ordered(study: Study, among: Sequence[int]) -> str:
+    """The path of the one numeric parameter in which these settings differ, so that their order means something."""
+    configs = [study.settings[s].config for s in among]
+    varied = [p for p in dict.fromkeys(p for c in configs for p in c) if len({str(c.get(p)) for c in configs}) > 1]
+    if len(varied) != 1 or not _is_numeric([c.get(varied[0]) for c in configs]):
+        return ""
+    return varied[0]
+
+
+def in_order(study: Study, among: Sequence[int]) -> list[int]:
+    """These settings by the value of the one numeric parameter in which they differ, else as they are."""
+    path = ordered(study, among)
+    return sorted(among, key=lambda s: study.settings[s].config[path]) if path else list(among)
+
+
+def names_of(study: Study, among: Sequence[int]) -> dict[int, str]:
+    """Names of some settings: what they have in common is left out, if that is not all settings."""
+    full = {s: name_of(study, s) for s in among}
+    if len(among) == len(study.settings) or len(among) < 2:
+        return full
+    configs = [study.settings[s].config for s in among]
+    varied = [p for p in dict.fromkeys(p for c in configs for p in c) if len({str(c.get(p)) for c in configs}) > 1]
+    short = {s: _said(study.settings[s], varied) for s in among}
+    return short if all(short.values()) and len(set(short.values())) == len(among) else full
 
 
 def chosen_settings(study: Study, limit: int, among: Sequence[int] | None = None) -> list[int]:

@@ -27,8 +27,8 @@ class Picture:
     Attributes:
         name: file name without its ending.
         title, caption: words for people; the caption says what is shown and what is left out.
-        kind: "train", "probe", "pair", "group" or "run".
-        column: of the study, or empty.
+        kind: "findings" (of the family and of what the seeds allow), "train", "probe", "pair", "group" or "run".
+        column: of the study, or empty for "findings" and "run".
         png, svg: the image, at `style.DPI`, and as lines and outlines of letters for print.
     """
 
@@ -165,14 +165,16 @@ def panels(
     height: float,
     share: Literal["", "y", "both"] = "",
     layout: Literal["constrained"] | None = None,
+    wide: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure as wide as a page with panels in rows; `height` of each in inches.
 
+    `wide`: as wide as the page with one column too.
     `layout`: "constrained" for panels with more than axes in them (colour bars); else `arrange` places them.
     """
     from matplotlib.figure import Figure
 
-    width = style.WIDTH if columns_ > 1 else style.WIDTH * 0.8
+    width = style.WIDTH if columns_ > 1 or wide else style.WIDTH * 0.8
     fig = Figure(figsize=(width, rows * height + 0.35), dpi=style.DPI, layout=layout)
     axes = fig.subplots(rows, columns_, squeeze=False, sharex=share == "both", sharey=share != "")
     return fig, list(axes.flat)
@@ -207,7 +209,7 @@ def rendered(fig: Figure, title: str) -> Rendered:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    width = 96 if fig.get_figwidth() >= style.WIDTH else 76
+    width = 84 if fig.get_figwidth() >= style.WIDTH else 66
     fig.suptitle(style.wrapped(title, width), x=0.012, ha="left", fontsize=10, fontweight="bold")
     for axis in (a for ax in fig.axes for a in (ax.xaxis, ax.yaxis) if not a.get_label_text()):
         axis.set_label_coords(0, 0)  # else a place for the empty label is looked for among all tick labels

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import InvalidValue
 from ...study import DONE, Column, Study
 from .. import style, words
-from ..views import chosen_settings, held, name_of, ordered, pair_name, views
+from ..views import chosen_settings, held, in_order, name_of, names_of, ordered, pair_name
 from .canvas import (
     MAX_CELLS,
     MAX_PANELS,
@@ -208,8 +208,8 @@ def _draw_lines(
 ) -> None:
     """A line for every setting, of tasks that leave one curve each."""
     settings = list(dict.fromkeys(d.cell[0] for d in data))
-    rank = {s: i for i, s in enumerate(_in_order(study, settings))}
-    palette = style.colours(len(settings), ordered(study))
+    rank, names_ = {s: i for i, s in enumerate(in_order(study, settings))}, names_of(study, settings)
+    palette = style.colours(len(settings), bool(ordered(study, settings)))
     bands = False
     for setting in settings:
         here = [d for d in data if d.cell[0] == setting]
@@ -217,7 +217,7 @@ def _draw_lines(
         for name in names:
             width = 0.5 / len(settings)
             bands |= draw_line(
-                ax, here, name, 0, curve, palette[i], name_of(study, setting) if name == names[0] else None,
+                ax, here, name, 0, curve, palette[i], names_[setting] if name == names[0] else None,
                 style.marker(i), column, dodge=(i - (len(settings) - 1) / 2) * min(width, 0.16),
                 thin=len(settings) <= 3,
             )  # fmt: skip
@@ -349,11 +349,3 @@ def _abscissae(ax: Axes) -> list[float]:
     import numpy as np
 
     return [float(v) for line in ax.get_lines()[:1] for v in np.asarray(line.get_xdata(), dtype=float)]
-
-
-def _in_order(study: Study, settings: Sequence[int]) -> list[int]:
-    """Settings by the value of the one numeric parameter that is swept, if there is one."""
-    if not ordered(study):
-        return list(settings)
-    view = views(study)[0]
-    return sorted(settings, key=lambda s: view.x[s,])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DamagedArtifact, InvalidValue
 from ...study import DONE, Column, Study, TaskRecord
 from .. import style, words
-from ..views import chosen_settings, name_of, ordered
+from ..views import chosen_settings, in_order, name_of, ordered
 from .canvas import (
     MAX_PANELS,
     Picture,
@@ -138,9 +138,10 @@ def _draw_densities(
     low, high = float(everywhere.min()), float(everywhere.max())
     kernel = KERNEL * ((high - low) or abs(high) or 1.0)
     x = np.linspace(low - 4 * kernel, high + 4 * kernel, POINTS)
-    palette = style.colours(len(data), ordered(study))
+    palette = style.colours(len(data), bool(ordered(study, list(data))))
     floor, top = np.inf, 0.0
-    for i, (setting, rows) in enumerate(data.items()):
+    for i, setting in enumerate(in_order(study, list(data))):
+        rows = data[setting]
         dash = ("-", "--", "-.", ":")[i % 4]
         mean = draw_density(ax, rows, kernel=kernel, x=x, color=palette[i], ls=dash, label=name_of(study, setting))
         seen = np.concatenate([nodes[weights > 1e-8] for nodes, weights in rows])

@@ -25,9 +25,9 @@ def matrix_pictures(study: Study, column: Column) -> Iterator[Picture]:
     """The headline metrics of a pair probe as matrices: trial by trial, or setting by setting."""
     metrics = [m for m in study.headline("pair") if m.column is column and study.values(m)][:4]
     trials = trials_of(study, column)
-    settings = {s for s, _ in trials}
-    if not metrics or len(trials) < 3 or (len(trials) > MOST_TRIALS and len(settings) < 2):
-        return  # one pair: the table says it
+    across = any(len(set(study.cell(t))) > 1 for t in study.of_column(column.name) if t.trials)
+    if not metrics or len(trials) < 3 or (len(trials) > MOST_TRIALS and not across):
+        return  # one pair, or a diagonal: the table says it
     rows, columns_ = shape(len(metrics), 2)
     fig, axes = panels(rows, columns_, height=2.9 if columns_ == 2 else 4.4, layout="constrained")
     for ax, metric in zip(axes, metrics, strict=False):

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MAX_SINGLES = 1000
 """Marks of single seeds in a panel."""
 
+MOST_INTERVALS = 60
+"""Of settings whose marks lie beside and above each other."""
+
 ROW = 0.19
 """Inches of a category that has a row to itself."""
 
@@ -48,17 +51,34 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
     if not found[0].x:
         return
     first = found[0]
-    down = _down(first)
+    if _down(first) and len(first.ticks) > 16:
+        for number in range(0, len(metrics), ACROSS):
+            some = metrics[number : number + ACROSS]
+            yield _picture(study, column, some, found, [] if number else without, number // ACROSS)
+    else:
+        yield _picture(study, column, metrics, found, without, 0)
+
+
+ACROSS = 3
+"""Panels beside each other."""
+
+
+def _picture(
+    study: Study,
+    column: Column,
+    metrics: Sequence[Metric],
+    found: Sequence[View],
+    without: Sequence[Metric],
+    number: int,
+) -> Picture:
+    first, down = found[0], _down(found[0])
     if len(found) > 1:
         metrics, columns_ = metrics[:4], len(found)
         spots = [(m, view) for m in metrics for view in found]
         fig, axes = panels(len(metrics), columns_, height=1.85)
     else:
         spots = [(m, first) for m in metrics]
-        rows, columns_ = shape(len(metrics), 3)
-        if down and len(metrics) > 1:
-            columns_ = 3 if max(map(len, first.ticks)) < 24 else 2
-            rows = -(-len(metrics) // columns_)
+        rows, columns_ = shape(len(metrics), ACROSS)
         height = 0.75 + max(ROW, 0.075 * len(first.names)) * len(first.ticks) if down else 2.25
         fig, axes = panels(rows, columns_, height=height, share="y" if down else "")
     for i, (ax, (m, view)) in enumerate(zip(axes, spots, strict=False)):
@@ -79,7 +99,8 @@ def metric_pictures(study: Study, column: Column) -> Iterator[Picture]:
     for m in without:
         note(axes[0], f"No panel for {m.name}: no task has a value. {left_out(study, m)}".replace("{of}", "").rstrip())
     text = caption(axes[: len(spots)])
-    yield Picture(f"{slug(column.name)}-metrics", title, text, column.kind, column.name, *rendered(fig, title))
+    name = f"{slug(column.name)}-metrics" + (f"-{number + 1}" if number else "")
+    return Picture(name, title, text, column.kind, column.name, *rendered(fig, title))
 
 
 def metric(
@@ -152,6 +173,7 @@ def _draw(ax: Axes, study: Study, metric: Metric, view: View) -> None:
     palette = style.colours(max(lines, 1) + len(view.level))
     everything = [v for own in singles.values() for v in own]
     each = not group and sum(map(len, singles.values())) <= MAX_SINGLES
+    crowded = view.numeric and not view.joined and len(summaries) > MOST_INTERVALS
     small = style.mark(0.6 if len(summaries) <= 60 else 0.4)
     several = False
     for line in range(lines):
@@ -184,16 +206,25 @@ def _draw(ax: Axes, study: Study, metric: Metric, view: View) -> None:
             ax.plot([], [], ls="", marker=mark, mfc="none", color=colour, label=view.names[line])
             continue
         x, y = [places[s.settings] for s in told], [s.interval.mean or 0.0 for s in told]
-        halves = None if group else [math.nan if s.interval.half is None else s.interval.half for s in told]
+        halves = None if group or crowded else [math.nan if s.interval.half is None else s.interval.half for s in told]
         bars: dict[str, Any] = {"xerr" if down else "yerr": halves}
-        drawn = ax.errorbar(*((y, x) if down else (x, y)), **bars, ls="", marker=mark, color=colour, ms=style.mark(),
-                            capsize=style.mark(0.5), elinewidth=style.line(0.65), label=view.names[line])  # fmt: skip
+        drawn = ax.errorbar(
+            *((y, x) if down else (x, y)),
+            **bars,
+            ls="",
+            marker=mark,
+            color=colour,
+            ms=style.mark(0.5 if crowded else 1.0),
+            capsize=style.mark(0.5),
+            elinewidth=style.line(0.65),
+            label=view.names[line],
+        )
         for artist in drawn.get_children():
             artist.set_transform(at)
     ax.autoscale_view()
     if not censored:
         _levels(ax, view, summaries, palette[max(lines, 1) :])
-    cut = _limit(ax, everything, [] if censored or group else summaries, view, down)
+    cut = _limit(ax, everything, [] if censored or group or crowded else summaries, down)
     name, axis = style.wrapped(brief(metric), 34 if down else 30), ax.xaxis if down else ax.yaxis
     axis.set_label_text(name)
     if everything and all(float(v).is_integer() for v in everything):
@@ -201,7 +232,7 @@ def _draw(ax: Axes, study: Study, metric: Metric, view: View) -> None:
 
         axis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     _places(ax, view, down)
-    _say(ax, study, metric, view, summaries, each=each, several=several, censored=censored, cut=cut)
+    _say(ax, study, metric, view, summaries, each=each, several=several, crowded=crowded, censored=censored, cut=cut)
 
 
 def _moved(ax: Axes, points: float, down: bool) -> Any:
@@ -222,7 +253,7 @@ def _levels(ax: Axes, view: View, summaries: Sequence[Summary], palette: Sequenc
             ax.axhspan(s.interval.low, s.interval.high, color=colour, alpha=0.09, lw=0, zorder=0)
 
 
-def _limit(ax: Axes, values: Sequence[float], summaries: Sequence[Summary], view: View, down: bool) -> bool:
+def _limit(ax: Axes, values: Sequence[float], summaries: Sequence[Summary], down: bool) -> bool:
     """Limit the axis of values to where they lie; returns whether intervals reach beyond it."""
     if not values:
         return False
@@ -282,6 +313,7 @@ def _say(
     *,
     each: bool,
     several: bool,
+    crowded: bool,
     censored: bool,
     cut: bool,
 ) -> None:
@@ -293,6 +325,8 @@ def _say(
     elif several:
         method = "jackknife over seeds" if kind == "pair" else "Student t over seeds"
         text = f"Filled marks: means, with 95 % intervals ({method})."
+        if crowded:
+            text = f"Filled marks: means, without their intervals, since {len(summaries)} would hide each other."
         if each:
             of = f" of seeds of {'one setting' if within else 'two settings'}" if kind == "pair" else ""
             text += f" Hollow marks beside them: single {one[1]}{of}."
@@ -303,7 +337,9 @@ def _say(
             note(ax, f"A hollow mark alone: one {one[0]}, so no mean and no interval.")
     else:
         note(ax, f"Hollow marks: one {one[0]} each; so there are no intervals, and luck is not told from difference.")
-    if several and kind != "group":
+    if several and crowded:
+        note(ax, "Exploratory.")
+    elif several and kind != "group":
         note(ax, "Exploratory: intervals are for each setting alone, not for differences.")
     if any(s.interval.n > 1 and not s.interval.half and s.interval.half is not None for s in summaries):
         note(ax, "An interval of no width: all values are equal, which is no certainty.")

@@ -106,7 +106,7 @@ def timeline(study: Study, *, ax: Axes | None = None, legend: bool = True) -> Ax
             for start, end_ in _stretches(own):
                 if (end_ - start) * inches > 0.075 * len(name) and len(drawn) <= 16:
                     ax.text((start + end_) / 2, place, name, ha="center", va="center", fontsize="x-small",
-                            color=_readable(colour))  # fmt: skip
+                            color=style.readable(colour))  # fmt: skip
         shown.append(name)
         seconds = sum(total[n] for n in rest) if name == "others" and rest else total[name]
         ax.bar(0, 0, color=colour, label=f"{name} ({words.duration(seconds)})")
@@ -175,11 +175,3 @@ def _stretches(bars: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
         else:
             joined.append((start, start + width))
     return joined
-
-
-def _readable(colour: Any) -> str:
-    """Black or white, whichever is read better on the colour (relative luminance as in WCAG 2)."""
-    from matplotlib.colors import to_rgb
-
-    r, g, b = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
-    return "black" if 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.25 else "white"
