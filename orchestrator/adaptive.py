@@ -126,8 +126,14 @@ class Proposals:
             self._asked += 1
             setting, nodes = plan.propose(dict(config))
             name = self._decisions.proposed(number, _plain(config))
-            self._events.emit("proposed", setting=setting.index, config={k: str(v) for k, v in setting.config.items()})
             self._add(nodes)
+            self._events.emit(
+                "proposed",
+                setting=setting.index,
+                config={k: str(v) for k, v in setting.config.items()},
+                proposed=plan.proposals,
+                kinds=self._graph.census(),
+            )
             keys = tuple(n.key for n in plan.trainings(setting))
             self._open.append(_Proposal(name, f"setting-{number}", setting.config, keys, own=True))
             self._settle(inner)

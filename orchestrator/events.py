@@ -2,23 +2,33 @@
 
 Every event has a `time` (Unix seconds) and an `event`:
 
-- `run_started`: command, tasks, stored, slots
+- `run_started`: command, tasks, stored, slots; kinds (by kind of task how many there are: tasks, stored, skipped),
+  expected (seconds of a task by kind, as far as known), metric, mode, seeds, settings; with a search algorithm also
+  search, samples, proposed
+- `stored`: setting, values (the metric by key, of trainings that were stored when the run began)
 - `submitted`: key, label, bundle
-- `committed`: key, label, seconds, worker, status ("done" or "diverged")
+- `committed`: key, label, seconds, worker, status ("done" or "diverged"); of a training value (of the metric)
 - `failed`: key, label, error, blocked (how many tasks needed it)
 - `lost` (with its worker): key, label, again (whether it will run again), why, blamed (whether it counts against it)
 - `enlarged` (out of memory): key, label, slot (the larger one), why
 - `damaged` (its artifact is): key, label, why, again
-- `elsewhere`: key, label: another run is at work on it; `found`: key, label: another run has committed it
+- `elsewhere`: key, label: another run is at work on it; `released`: key, label: no longer, and it is not committed;
+  `found`: key, label: another run has committed it; of a training value
 - `stopped` (by a scheduler): key, label, iteration
-- `proposed`: setting, config (an adaptive search)
-- `left_out`: node, host, why: no task runs there; `returned`: key, label: it was to, and runs elsewhere
+- `proposed`: setting, config (an adaptive search); proposed (so many so far), kinds (as they are now)
+- `slots`: slots: nodes have come or gone
+- `left_out`: node, host, why: no task runs there
+- `returned`: key, label: it was handed out and not carried out (a node left out, a damaged input, the run ends)
 - `store_away`: why; `store_back`
 - `halted`: why: nothing more begins
 - `run_finished`, `run_interrupted` or `run_halted`: seconds, startup, why
 
-Listeners are told two more, which are not recorded:
+Every event of a training has its setting and seed. Any event may have `skipped`: how many tasks of each kind are
+skipped by now, where that has changed.
 
+Listeners are told of more, which is not recorded:
+
+- `at_work`: bundle, worker, key, doing: what a worker is at (the latest are in the run's sign of life, see `live`)
 - `reported`: key, progress: what a training has said of itself, if these reports were asked for
 - `results`: key, results, status ("done" or "diverged"): of a task that this run or another has just committed
 """
@@ -31,7 +41,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .errors import StoreError
-from .journal import Journal, read_journal
+from .journal import Journal, Tail, read_journal
 from .store import Store
 
 
@@ -92,6 +102,21 @@ def read_events(store: Store, path: str) -> Iterator[dict[str, Any]]:
     for record in read_journal(store, f"{path}/events.jsonl").records:
         if _is_event(record):
             yield record
+
+
+class Follower:
+    """Reads the events of a run as they come, each once."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._tail = Tail(store, f"{path}/events.jsonl")
+
+    def new(self) -> list[dict[str, Any]]:
+        """The events that have come since the last call, as `read_events` hands them out.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return [record for record in self._tail.read() if _is_event(record)]
 
 
 _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {

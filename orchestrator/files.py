@@ -283,6 +283,16 @@ class LocalFiles(Files):
     def path(self, relative: str) -> Path:
         return self.root / relative
 
+    def read_from(self, relative: str, offset: int) -> bytes | None:
+        """What a file holds from a byte on, or None if there is no such file."""
+
+        def action() -> bytes:
+            with open(self.path(relative), "rb", opener=_open_plain) as file:
+                file.seek(offset)
+                return file.read()
+
+        return self.attempt("read", relative, action, absent=None)
+
     def append(self, relative: str, data: bytes, *, durable: bool = False) -> None:
         """Add to a file, in one write."""
 

@@ -89,6 +89,7 @@ class Graph:
     def __init__(self, *, bundle_seconds: float = 1.0, max_losses: int = 3, max_moves: int = 30) -> None:
         self.vertices: dict[str, Vertex] = {}
         self.counts: Counter[State] = Counter()
+        self.by_kind: dict[str, Counter[State]] = {}
         self._bundle_seconds = bundle_seconds
         self._max_losses = max_losses
         self._max_moves = max_moves
@@ -135,6 +136,7 @@ class Graph:
         for name in unique:
             self.vertices[name].dependents.append(key)
         self.counts[State.WAITING] += 1
+        self.by_kind.setdefault(kind, Counter())[State.WAITING] += 1
         self._to_come[shape] += 1
         if stored:
             vertex.barren = barren
@@ -158,6 +160,17 @@ class Graph:
         """Expected seconds of a task; None if none of its kind has ended yet."""
         return self._seconds.get(self.vertices[key].kind)
 
+    def expectations(self) -> dict[str, float]:
+        """Expected seconds of a task by kind, as far as they are known."""
+        return dict(self._seconds)
+
+    def census(self) -> dict[str, dict[str, int]]:
+        """By kind how many tasks there are, how many of them are stored, and how many are skipped."""
+        return {
+            kind: {"tasks": sum(n.values()), "stored": n[State.STORED], "skipped": n[State.SKIPPED]}
+            for kind, n in self.by_kind.items()
+        }
+
     def state(self, key: str) -> State:
         return self.vertices[key].state
 
@@ -173,13 +186,6 @@ class Graph:
     def finished(self) -> bool:
         """Whether every known task has reached a final state."""
         return not any(self.counts[s] for s in State if not s.final)
-
-    def unfinished(self) -> float | None:
-        """Expected seconds of work not yet done, summed over slots; None while some kind has never ended."""
-        left = Counter(v.kind for v in self.vertices.values() if not v.state.final)
-        if any(kind not in self._seconds for kind in left):
-            return None
-        return sum(n * self._seconds[kind] for kind, n in left.items())
 
     def to_come(self, shape: Hashable) -> int:
         """How many tasks of a shape have yet to begin."""
@@ -385,6 +391,9 @@ class Graph:
         before = vertex.state
         self.counts[before] -= 1
         self.counts[state] += 1
+        of_kind = self.by_kind[vertex.kind]
+        of_kind[before] -= 1
+        of_kind[state] += 1
         self._ready_count[vertex.shape] += (state is State.READY) - (before is State.READY)
         self._to_come[vertex.shape] += (state in _TO_COME) - (before in _TO_COME)
         vertex.state = state

@@ -193,6 +193,62 @@ class Journal:
         return f"{self._path}.parts/{self._writer}-{first:08d}-{last:08d}.jsonl"
 
 
+class Tail:
+    """Reads a journal of one writer as it grows: each record once, and nothing twice from the store.
+
+    Args:
+        path: of the file in the store.
+    """
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._store = store
+        self._path = path
+        self._offset = 0  # of the file on a local store: what lies before it was read
+        self._lines = 0  # read so far
+        self._up_to: dict[int, int] = {-1: 0}  # by the last flush of a part: how many lines there are up to it
+        self._last = -1  # the last flush that was read
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records that have come since the last call; lines that are damaged are passed over.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        lines = self._new_lines() if self._store.local is not None else self._new_parts()
+        return [record for line in lines if (record := _record(line)) is not None]
+
+    def _new_lines(self) -> list[bytes]:
+        try:
+            data = self._store.read_from(self._path, self._offset) or b""
+        except NoPlainFile:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]  # the last line may be still on its way
+        self._offset += len(whole)
+        return _lines(whole)
+
+    def _new_parts(self) -> list[bytes]:
+        found: list[bytes] = []
+        names = _parts(self._store, self._path)
+        for name in names:
+            match = _PART.fullmatch(name)
+            assert match is not None
+            first, last = int(match[2]), int(match[3])
+            if last <= self._last:
+                continue
+            data = self._store.read(f"{self._path}.parts/{name}")
+            if data is None:
+                return found  # merged just now: the next call finds it
+            lines = _lines(data)
+            found += lines[self._lines - self._up_to.get(first - 1, self._lines) :]
+            self._lines = self._up_to.get(first - 1, self._lines) + len(lines)
+            self._last, self._up_to[last] = last, self._lines
+        if not names:  # it has not begun, or is complete, in one file
+            lines = _lines(self._store.read(self._path))
+            found += lines[self._lines :]
+            self._lines = max(len(lines), self._lines)
+        return found
+
+
 def read_journal(store: Store, path: str) -> Records:
     """All records of a journal, each writer's in order; lines that are damaged are passed over, wherever they stand.
 
@@ -200,15 +256,16 @@ def read_journal(store: Store, path: str) -> Records:
         StoreError: the store cannot be read.
     """
     lines = _read_lines(store, path)
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line.decode())
-        except (ValueError, RecursionError):  # not JSON, not UTF-8, or brackets without end
-            continue
-        if isinstance(record, dict):
-            records.append(record)
+    records = [record for line in lines if (record := _record(line)) is not None]
     return Records(records, len(lines) - len(records))
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or brackets without end
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _read_lines(store: Store, path: str, tries: int = 4) -> list[bytes]:

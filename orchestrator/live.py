@@ -2,7 +2,8 @@
 
 Every driver rewrites `live/<run>.json` every few seconds::
 
-    {"time": …, "host": …, "boot": …, "pid": …, "run": "runs/<sweep>/<run>", "beat": 17, "running": {key: since}}
+    {"time": …, "host": …, "boot": …, "pid": …, "run": "runs/<sweep>/<run>", "beat": 17, "running": {key: since},
+     "at_work": [{"time": …, "bundle": …, "worker": "host:pid", "key": …, "doing": "epoch 3 of 12"}, …]}
 
 A driver that is about to begin a long task writes its claim there first and then reads what the others
 claim. Of two that claim the same task the earlier goes ahead and the other leaves it alone until the task
@@ -19,7 +20,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import NoPlainFile, StoreError
@@ -47,9 +48,16 @@ class Live:
     Args:
         run: path of the run in the store, "runs/<sweep>/<run>".
         on_store: told True or False when the store begins and ceases to answer.
+        at_work: what the workers are at, for those who watch; asked by the thread that writes the record.
     """
 
-    def __init__(self, store: Store, run: str, on_store: Callable[[bool, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        on_store: Callable[[bool, str], None] | None = None,
+        at_work: Callable[[], Sequence[Mapping[str, Any]]] = lambda: (),
+    ) -> None:
         self._store = Store(store.address)  # without patience: a beat that fails is simply missed
         self._file = f"{FOLDER}/{run.replace('/', '.')}.json"
         self._about = {**this_process(), "run": run}
@@ -62,6 +70,7 @@ class Live:
         self._claimed = float("-inf")
         self._answers = True
         self._on_store = on_store
+        self._at_work = at_work
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="signs of life", daemon=True)
 
@@ -134,7 +143,13 @@ class Live:
                 if self._end.is_set():
                     return
                 self._beats += 1
-                record = {**self._about, "time": time.time(), "beat": self._beats, "running": dict(self._claims)}
+                record = {
+                    **self._about,
+                    "time": time.time(),
+                    "beat": self._beats,
+                    "running": dict(self._claims),
+                    "at_work": list(self._at_work()),
+                }
                 self._store.write(self._file, json.dumps(record).encode(), durable=False)
         except StoreError as error:
             self._heard(False, str(error))

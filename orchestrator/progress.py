@@ -1,22 +1,33 @@
-"""The live view of a run: bars by kind of task on a terminal, a line a minute elsewhere."""
+"""Shows a run while it goes on: a screen on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .graph import Graph
+from .screen import screen
+from .slots import in_words
+from .standing import Standing
+from .standing_words import summary
+from .text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from .plan import Plan
+FIRST_SECONDS, LINE_SECONDS = 10.0, 60.0
+"""After how long the first line comes where there is no terminal, and each after it."""
 
-LINE_SECONDS = 60.0
-FAILURES_SHOWN = 3
+QUIET_SECONDS = 600.0
+"""After how long a line comes although nothing has changed."""
+
+NEWS_A_MINUTE = 5
+"""How many lines of news of a kind are told in a minute; the rest is counted."""
 
 _NEWS = {
+    "failed": "failed: {label}: {error}",
     "lost": "lost: {label}: {why}",
     "damaged": "damaged: {label}: {why}",
     "enlarged": "out of memory: {label}: it runs again with {slot}",
@@ -25,33 +36,33 @@ _NEWS = {
     "store_back": "the store answers again",
     "halted": "ending the run: {why}",
 }
-"""What is worth a line on any terminal, by event."""
-
-_ENDS = {"committed", "failed", "lost", "stopped", "found", "elsewhere", "enlarged", "damaged", "returned"}
-"""After these events a task is no longer at work."""
+"""What is worth a line of its own, by event."""
 
 
 class Progress:
-    """Listens to the events of a run and shows where it stands.
+    """Listens to the events of a run and shows where it stands, as a context.
+
+    A terminal has the screen at its bottom, which goes away at the end, and the news above it. Elsewhere there are
+    no escape codes: the news, and a line a minute as long as something happens.
 
     Args:
-        plan: the tasks; it may grow.
+        title: what the run is of.
+        store: what to add to a command so that it is about the same store.
     """
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._plan = plan
+    def __init__(self, console: Console, *, title: str = "", store: str = "") -> None:
+        self.standing = Standing()
         self._console = console
-        self._graph: Graph | None = None
+        self._title = title
+        self._store = store
+        self._lock = threading.Lock()  # events come from one thread, the screen is drawn by another
         self._live: Any = None
-        self._started = time.monotonic()
-        self._line_due = self._started + LINE_SECONDS / 6
-        self._running: dict[str, str] = {}
-        self._failures: deque[str] = deque(maxlen=FAILURES_SHOWN)
-        self._slots = 1
-
-    def watch(self, graph: Graph, slots: int) -> None:
-        """Take the counts from this graph."""
-        self._graph, self._slots = graph, slots
+        self._note = ""
+        self._shown, self._shown_at = 0, time.monotonic()  # how many events the last line told of, and when
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._minute = 0.0
+        self._told: Counter[str] = Counter()  # lines of news in this minute, by event
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -59,88 +70,91 @@ class Progress:
 
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
             self._live.__enter__()
+        else:
+            self._thread = threading.Thread(target=self._tell_on, name="progress", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._end.set()
         if self._live is not None:
             self._live.__exit__(*error)
+        if self._thread is not None:
+            self._thread.join()
+        self._next_minute(0.0)
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        """Take in an event (a listener of `events.Events`)."""
-        kind, key = event["event"], event.get("key", "")
-        if kind == "submitted":
-            self._running[key] = event["label"]
-        elif kind in (
-            "committed",
-            "failed",
-            "lost",
-            "stopped",
-            "found",
-            "elsewhere",
-            "enlarged",
-            "damaged",
-            "returned",
-        ):
-            self._running.pop(key, None)
-        if kind == "failed":
-            text = f"failed: {event['label']}: {event['error']}"
-            self._failures.append(text)
-            if self._live is None:
-                self._say(text)
-        elif kind in _NEWS:
-            self._say(_NEWS[kind].format(**{"label": "", "why": "", "slot": "", **event}))
-        elif kind == "run_started" and self._live is None:
-            todo = event["tasks"] - event["stored"]
-            search = self._plan.sweep.search
-            more = f", and what {type(search).__name__} proposes," if search is not None else ""
-            self._console.print(f"{todo} tasks to run{more} on {event['slots']} slots", highlight=False)
-        if self._live is None and time.monotonic() > self._line_due:
-            self._line_due = time.monotonic() + LINE_SECONDS
-            self._console.print(self.line(), highlight=False, markup=False)
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Take in an event that has happened just now (a listener of `events.Events`)."""
+        self.catch_up([event])
+        name = event["event"]
+        if name == "run_started" and self._live is None:
+            self._say(self._beginning())
+        elif name in _NEWS and not (name == "failed" and self._live is not None):  # the screen has those that failed
+            self._next_minute(60.0)
+            self._told[name] += 1
+            if self._told[name] <= NEWS_A_MINUTE:
+                about = {"label": "", "why": "", "error": "", **event, "slot": in_words(event.get("slot") or {})}
+                self._say(_NEWS[name].format(**about))
+
+    def catch_up(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Take in events without telling the news."""
+        with self._lock:
+            for event in events:
+                self.standing.feed(event)
+
+    def note(self, text: str) -> None:
+        """Show a sentence with the screen until another comes, or "" (elsewhere it is told once)."""
+        if text and text != self._note and self._live is None:
+            self._say(text)
+        self._note = text
+
+    def tell(self) -> None:
+        """Where there is no terminal: a line on where the run stands, unless nothing has happened since the last."""
+        with self._lock:
+            happened = sum(self.standing.counts.values())
+        now = time.monotonic()
+        if self._live is None and (happened != self._shown or now - self._shown_at >= QUIET_SECONDS):
+            self._shown, self._shown_at = happened, now
+            self._say(self.summary())
+
+    def summary(self) -> str:
+        """Where the run stands, in one line."""
+        with self._lock:
+            return summary(self.standing, time.time())
+
+    def _beginning(self) -> str:
+        standing = self.standing
+        more = f", and what {standing.search} proposes," if standing.search else ""
+        return f"{standing.total.left} tasks to run{more} on {standing.slots} slots"
+
+    def _next_minute(self, seconds: float) -> None:
+        """Once a minute is over, tell of how much news was passed over in it."""
+        now = time.monotonic()
+        if now - self._minute >= seconds:
+            self._minute = now
+            for name, number in self._told.items():
+                if number > NEWS_A_MINUTE:
+                    self._say(f"… and {number - NEWS_A_MINUTE} more {name.replace('_', ' ')}")
+            self._told.clear()
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
-    def line(self) -> str:
-        """Where the run stands, in one line."""
-        if self._graph is None:
-            return "starting"
-        counts = self._graph.counts
-        done = sum(n for s, n in counts.items() if s.final)
-        return f"{_duration(time.monotonic() - self._started)}  {done}/{sum(counts.values())} tasks{self._eta()}"
-
-    def _eta(self) -> str:
-        assert self._graph is not None
-        left = self._graph.unfinished()
-        return "" if left is None else f", about {_duration(left / self._slots)} left"
+    def _tell_on(self) -> None:
+        pause = FIRST_SECONDS
+        while not self._end.wait(pause):
+            pause = LINE_SECONDS
+            self.tell()
 
     def _render(self) -> RenderableType:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        if self._graph is None:
-            return Text("starting Ray …", style="dim")
-        totals: Counter[str] = Counter()
-        done: Counter[str] = Counter()
-        for key, vertex in list(self._graph.vertices.items()):
-            name = self._plan.nodes[key].name
-            totals[name] += 1
-            done[name] += vertex.state.final
-        table = Table.grid(padding=(0, 2))
-        for name, total in totals.items():
-            table.add_row(name, ProgressBar(total, done[name], width=30), f"{done[name]}/{total}")
-        running = [Text(f"  {label}", style="dim", no_wrap=True, overflow="ellipsis") for label in self._working()]
-        failures = [Text(f"  {text}", style="red", no_wrap=True, overflow="ellipsis") for text in self._failures]
-        return Group(Text(self.line(), style="bold"), table, *running, *failures)
-
-    def _working(self) -> list[str]:
-        """Labels of some tasks handed to workers (a bundle's first is the one at work)."""
-        return list(self._running.values())[:4]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+        with self._lock:
+            size = self._console.size
+            return screen(
+                self.standing,
+                time.time(),
+                size.width,
+                size.height - 1,
+                title=self._title,
+                store=self._store,
+                note=self._note,
+            )

@@ -106,7 +106,6 @@ def execute_plan(
     decisions: Decisions | None = None,
     listeners: tuple[Callable[[dict[str, Any]], None], ...] = (),
     reports: bool = False,
-    on_start: Callable[[Graph, int], None] | None = None,
     only: Container[str] | None = None,
     fail_fast: bool = False,
     keep_weights: bool = True,
@@ -121,7 +120,6 @@ def execute_plan(
         address: of a Ray cluster; None starts Ray on this machine (or joins $RAY_ADDRESS).
         listeners: are told every event as it happens.
         reports: they are also told what trainings say of themselves.
-        on_start: is given the graph and the number of slots before work begins (for the live view).
         only: the tasks to run; None for all that are not stored.
         fail_fast: end the run when a task has failed.
         keep_weights: False deletes a training's weights as soon as nothing is waiting for them.
@@ -193,9 +191,9 @@ def execute_plan(
         )
 
         def note_store(answers: bool, why: str) -> None:
-            search.tell("store_back" if answers else "store_away", why=why)
+            search.teller.later("store_back" if answers else "store_away", why=why)
 
-        live = Live(store, path, on_store=note_store)
+        live = Live(store, path, on_store=note_store, at_work=lambda: search.teller.working())
         decisions = decisions or Decisions(plan.sweep, store)
         idle = IdleWorkers()
         search = DagSearch(
@@ -219,15 +217,7 @@ def execute_plan(
             watch=watch,
         )
         idle.choose = lambda bundle, nodes: search.locality.nearest(bundle.name, bundle.keys, nodes)
-        if on_start is not None:
-            on_start(search.graph, slots)
-        events.emit(
-            "run_started",
-            command=list(sys.argv),
-            tasks=len(plan.nodes),
-            stored=len(plan.stored),
-            slots=slots,
-        )
+        search.teller.start(list(sys.argv))
 
         def resources(config: Mapping[str, Any]) -> PlacementGroupFactory:
             bundle = config["bundle"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -35,11 +35,11 @@ from .signals import GRACE
 from .slots import NodeOffer, Shape, in_words, shape_of, slot_of
 from .store import Store
 from .tasklog import last_words
+from .telling import Teller
 from .worker import Bundle, Outcome, Work
 
 LONG = 5.0
 """Tasks expected to take so many seconds are claimed, so that no other run computes them at the same time."""
-
 
 NOWHERE = 60.0
 """Seconds for which nothing may run, and no node have room for anything that is left, before the run ends."""
@@ -49,7 +49,6 @@ START_SECONDS = 3.0
 
 NODES_SECONDS = 5.0
 """How often to look which nodes there are."""
-
 
 DOUBTS = 10
 """How often an artifact in which no damage is found may be called damaged before it counts as such."""
@@ -114,6 +113,9 @@ class DagSearch(Searcher):
         self._proposals = Proposals(asked, plan, self.graph, decisions, events, add=self._look_up_and_add)
         self._watched = watched or inner is not None
         self._reports = reports
+        self.teller = Teller(
+            events, plan, self.graph, lambda: room.slots(shape_of(plan.slot_of_most()), possible=False)
+        )
         self._bundles: dict[str, Bundle] = {}  # by Tune trial
         self._heard: defaultdict[str, set[str]] = defaultdict(set)  # keys reported, by Tune trial
         self._now: dict[str, str | None] = {}  # the task at work, by Tune trial
@@ -135,7 +137,6 @@ class DagSearch(Searcher):
         self._saving = saving
         self._watch = watch
         self._halted_at = 0.0
-        self._news: deque[tuple[str, dict[str, Any]]] = deque()  # events from other threads
         self._looked = time.monotonic()
         self._begun = 0  # bundles handed out so far
         self._started_all = False
@@ -156,9 +157,7 @@ class DagSearch(Searcher):
             return None
 
     def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        while self._news:
-            event, about = self._news.popleft()
-            self._events.emit(event, **about)
+        self.teller.catch_up()
         self._look_at_nodes()
         if self._events.trouble is not None:  # the disk is full, or the store has stayed away
             self.halt(str(self._events.trouble))
@@ -185,11 +184,7 @@ class DagSearch(Searcher):
         if self.halted is None:
             self.halted = reason
             self._halted_at = time.monotonic()
-            self._news.append(("halted", {"why": reason}))
-
-    def tell(self, event: str, **about: Any) -> None:
-        """Record an event from another thread."""
-        self._news.append((event, about))
+            self.teller.later("halted", why=reason)
 
     # Tune tells
 
@@ -227,11 +222,13 @@ class DagSearch(Searcher):
                 self._lose(trial_id, left, shape_of(bundle.slot))
             elif self.halted is not None:
                 for key in left:
-                    self.graph.returned(key)
+                    self._return(key)
             elif self._watch is not None and result and (result.get("unchecked") or result.get("refused")):
                 if result.get("refused"):
                     self._watch.refuse(str(result["node"]), str(result["refused"]))
-                self._give_back(left)
+                for key in left:  # as if they had never been handed out
+                    self._return(key)
+                    self._attempts[key] -= 1
             else:
                 for key in left:
                     self._stop(key, result or {})
@@ -244,21 +241,20 @@ class DagSearch(Searcher):
             for about in (self._heard, self._now, self._node, self._steps, self._died):
                 about.pop(trial_id, None)
             self.locality.begun(trial_id)
+            self.teller.over(trial_id)
 
     def _stop(self, key: str, result: Mapping[str, Any]) -> None:
         """The scheduler has stopped a training."""
         iteration = int(result.get("steps", 0))
         self.graph.stopped(key)
         self._proposals.stopped(key, iteration, result)
-        self._events.emit("stopped", key=key, label=self._label(key), iteration=iteration)
+        self.teller.of(key, "stopped", iteration=iteration)
         self._store.delete_snapshot(key)
 
-    def _give_back(self, keys: list[str]) -> None:
-        """Tasks come back from a node on which nothing was to run, as if they had never been handed out."""
-        for key in keys:
-            self.graph.returned(key)
-            self._attempts[key] -= 1
-            self._events.emit("returned", key=key, label=self._label(key))
+    def _return(self, key: str) -> None:
+        """A task that was handed out has not been carried out, through no fault of its own."""
+        self.graph.returned(key)
+        self.teller.of(key, "returned")
 
     def _lose(self, trial_id: str, left: list[str], shape: Shape) -> None:
         """A worker has died with these tasks not yet committed."""
@@ -270,9 +266,8 @@ class DagSearch(Searcher):
             why = replace(why, words=f"{why.words} ({said})" if said else why.words)
         steps = self._steps.pop(trial_id, 0)
         for key in left:
-            label = self._label(key)
             if key == suspect and why.kind == "memory":
-                self._events.emit("lost", key=key, label=label, again=True, why=why.words, blamed=True)
+                self.teller.of(key, "lost", again=True, why=why.words, blamed=True)
                 self._enlarge(key, shape, why.words)
                 continue
             # One that came further than the time before is not what kills the process.
@@ -281,7 +276,7 @@ class DagSearch(Searcher):
             if key == suspect:
                 self._furthest[key] = max(steps, self._furthest.get(key, 0))
             again = self.graph.lost(key, blame=blamed)
-            self._events.emit("lost", key=key, label=label, again=again, why=why.words, blamed=blamed)
+            self.teller.of(key, "lost", again=again, why=why.words, blamed=blamed)
             if not again:
                 self._fail(key, f"its worker died each time it ran ({self._attempts[key]} attempts): {why.words}")
 
@@ -293,15 +288,15 @@ class DagSearch(Searcher):
             self._fail(key, f"out of memory with the largest slot that there is, {in_words(slot_of(shape))}: {why}")
         else:
             self.graph.too_small(key, larger)
-            self._events.emit("enlarged", key=key, label=self._label(key), slot=slot_of(larger), why=why)
+            self.teller.of(key, "enlarged", slot=slot_of(larger), why=why)
 
     def _fail(self, key: str, error: str) -> None:
         """A task has failed for good."""
         self.errors[key] = error
         blocked = self.graph.vertices[key].blocked
-        self._events.emit("failed", key=key, label=self._label(key), error=error, blocked=blocked)
+        self.teller.of(key, "failed", error=error, blocked=blocked)
         if self._fail_fast:
-            self.halt(f"{self._label(key)} has failed, and --fail-fast was given.")
+            self.halt(f"{self.plan.nodes[key].label} has failed, and --fail-fast was given.")
 
     # Where there is room
 
@@ -344,13 +339,14 @@ class DagSearch(Searcher):
         left_out = self._watch.left_out if self._watch is not None else {}
         news = self._watch.look() if self._watch is not None else []
         for node in news:
-            self._events.emit("left_out", node=node.id, host=node.host, why=left_out[node.id])
+            self.teller.emit("left_out", node=node.id, host=node.host, why=left_out[node.id])
         now = time.monotonic()
         if self._nodes is not None and (anew or news or now - self._nodes_looked > NODES_SECONDS):
             self._nodes_looked = now
             there = self._nodes()
             if there:  # no news is no reason to forget what there was
                 self._room.update([node for node in there if node.id not in left_out])
+                self.teller.slots_changed()
         if self._watch is not None and news:
             wanted = {v.shape for v in self.graph.vertices.values() if not v.state.final}
             for shape in cast("set[Shape]", wanted):
@@ -390,7 +386,7 @@ class DagSearch(Searcher):
         theirs = self._live.claim([k for k, seconds in expected.items() if seconds is None or seconds >= LONG])
         for key in theirs:
             self.graph.elsewhere(key)
-            self._events.emit("elsewhere", key=key, label=self._label(key))
+            self.teller.of(key, "elsewhere")
         return [k for k in keys if k not in theirs]
 
     def _look_elsewhere(self) -> None:
@@ -405,17 +401,21 @@ class DagSearch(Searcher):
                 try:
                     manifest = self._store.manifest(node.name, key)
                 except DamagedArtifact:
-                    self.graph.released(key)  # whoever takes it sets it aside
+                    self._release(key)  # whoever takes it sets it aside
                     continue
                 self._found(key, manifest["status"] == "diverged", manifest["results"])
             elif key not in theirs:
-                self.graph.released(key)
+                self._release(key)
+
+    def _release(self, key: str) -> None:
+        """Another run has let go of a task that it was at work on."""
+        self.graph.released(key)
+        self.teller.of(key, "released")
 
     def _found(self, key: str, diverged: bool, results: Mapping[str, Any]) -> None:
         """Another run has committed a task that this one was to carry out."""
         self.graph.found(key, barren=diverged)
-        self._events.emit("found", key=key, label=self._label(key))
-        self._events.tell("results", key=key, results=results, status="diverged" if diverged else "done")
+        self.teller.of(key, "found", results, status="diverged" if diverged else "done")
         if not diverged:
             self._proposals.ended(key, results)
 
@@ -432,6 +432,7 @@ class DagSearch(Searcher):
                 self.seen(trial_id, str(result["node"]), result.get("devices"))
             for news in result.get("cache") or ():
                 self.locality.hear(str(result["node"]), news, self._is_input)
+        self.teller.at_work(trial_id, str(result.get("worker", "")), result.get("now"), result.get("progress") or ())
         for key, progress in result.get("reports") or ():
             self._events.tell("reported", key=key, progress=progress)
         for outcome in result.get("outcomes") or ():
@@ -442,7 +443,7 @@ class DagSearch(Searcher):
             self._proposals.progress(bundle.keys[0], result["progress"][0])
 
     def _conclude(self, outcome: Outcome, worker: str, shape: Shape) -> None:
-        key, label, error = outcome.key, self._label(outcome.key), outcome.error or "failed"
+        key, error = outcome.key, outcome.error or "failed"
         if self._live is not None:
             self._live.release([key])
         if outcome.status == "failed":
@@ -451,20 +452,18 @@ class DagSearch(Searcher):
         elif outcome.status == "memory":
             self._enlarge(key, shape, error)
         elif outcome.status == "halted":
-            self.graph.returned(key)
+            self._return(key)
             self.halt(error)
         elif outcome.status == "damaged":
             self._withdraw(outcome.culprit or "", error)
-            self.graph.returned(key)
+            self._return(key)
         elif outcome.status == "stored":
             self._found(key, outcome.diverged, outcome.results)
         else:
             diverged = outcome.status == "diverged"
             self.graph.committed(key, outcome.seconds, barren=diverged)
-            self._events.emit(
-                "committed", key=key, label=label, seconds=outcome.seconds, worker=worker, status=outcome.status
-            )
-            self._events.tell("results", key=key, results=outcome.results, status=outcome.status)
+            about = {"status": outcome.status, "seconds": outcome.seconds, "worker": worker}
+            self.teller.of(key, "committed", outcome.results, **about)
             if not diverged:
                 self._proposals.ended(key, outcome.results)
             if not self._keep_weights:
@@ -490,7 +489,7 @@ class DagSearch(Searcher):
             if self._doubts[key] % DOUBTS:
                 return  # it was made again meanwhile, and is whole
         again = self.graph.withdrawn(key)
-        self._events.emit("damaged", key=key, label=node.label, why=why, again=again)
+        self.teller.of(key, "damaged", why=why, again=again)
         if not again:
             self._fail(key, f"its artifact was found damaged each time: {why}")
 
@@ -516,7 +515,7 @@ class DagSearch(Searcher):
                     threads=threads,
                 )
             )
-            self._events.emit("submitted", key=key, label=node.label, bundle=trial_id)
+            self.teller.of(key, "submitted", bundle=trial_id)
         try:
             payload = cloudpickle.dumps(works)
         except Exception:  # whatever the objects that a task refers to may raise
@@ -567,9 +566,6 @@ class DagSearch(Searcher):
         vertex = self.graph.vertices.get(key)
         return vertex is not None and bool(vertex.dependents)
 
-    def _label(self, key: str) -> str:
-        return self.plan.nodes[key].label
-
     def _is_watched(self, node: Node) -> bool:
         return self._watched and node.kind == "train"
 
@@ -585,6 +581,7 @@ class DagSearch(Searcher):
         manifests = self.plan.add_to(
             self.graph, nodes, self._store, stopped=self._decisions.stopped_keys, watched=self._watched
         )
+        self.teller.stored(manifests)
         for key, manifest in manifests.items():
             if manifest["status"] != "diverged":
                 self._proposals.ended(key, manifest["results"])

@@ -103,6 +103,10 @@ class StoreFiles:
         """The file's bytes, or None if there is no such file."""
         return self._files.read(relative)
 
+    def read_from(self, relative: str, offset: int) -> bytes | None:
+        """What a file of a local store holds from a byte on, or None if there is no such file."""
+        return self._here.read_from(relative, offset)
+
     def write(self, relative: str, data: bytes, *, durable: bool = True) -> None:
         """Write the file atomically: a reader sees the old or the new content.
 

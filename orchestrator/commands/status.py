@@ -3,40 +3,64 @@
 examples:
   python -m orchestrator status
   python -m orchestrator status sam_rho --store s3://bucket/prefix
+  python -m orchestrator status sam_rho --watch --store s3://bucket/prefix
+
+With --watch it stays until the run ends, and ends with its exit code: 0 all well, 1 a task failed or the run had to
+end, 130 the run was interrupted. Ctrl-C ends the watching (130), not the run.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import math
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
-from typing import Any
 
+from ..__main__ import EXIT_FAILED, EXIT_INTERRUPTED
 from ..errors import StoreError
-from ..events import read_events
-from ..live import FOLDER, is_dead, read_record
-from ..records import RUN_NAME
 from ..runs import find_run, runs_of
+from ..standing import Best, Standing, Tally
+from ..standing_words import best_in_words, duration, expected_end
 from ..store import Store
 from ..text import say
-from .common import counted, open_store, time_in_words
-
-JUST_NOW = 60.0
-"""Seconds after its last event in which a run without a sign of life may still be starting or ending."""
-
-STARTING = 600.0
-"""Seconds in which a run that has told nothing yet may still be starting."""
+from ..watching import Watched, ago
+from .common import counted, open_store, same_store, time_in_words
 
 SHOWN = 8
-"""How many tasks and failures are listed."""
+"""How many workers, losses and failures are listed."""
+
+LEAST_SECONDS = 0.2
+
+BUCKET_SECONDS, FOLDER_SECONDS = 5.0, 1.0
+"""How often a watched run is looked at, unless stated: that often its record gets to an object store."""
+
+
+PATIENCE = 3600.0
+"""How long a store that ceases to answer is waited for by who watches."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", nargs="?", help="name of the sweep (default: all)")
+    parser.add_argument("sweep", nargs="?", help="name of the sweep (default: all; to watch, the newest)")
     parser.add_argument("--run", help="a run by name (default: the newest)")
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=_seconds,
+        const=0.0,
+        help="show the run until it ends, looking that often (default: every second, every 5 in a bucket)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds (a sweep is named before --watch)"
+        ) from None
+    if not LEAST_SECONDS <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"it takes at least {LEAST_SECONDS:g} seconds, not {text}")
+    return seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,8 +70,12 @@ def run(options: argparse.Namespace) -> int:
         raise StoreError(f"The store {store} holds no runs: name another with --store, or run a sweep first.")
     if options.run and not options.sweep and len(sweeps) > 1:
         raise StoreError(f"The store {store} holds runs of {', '.join(sweeps)}: name one of them before --run.")
-    for sweep in sweeps:
-        print_status(store, newest_run(store, sweep, options.run))
+    paths = [newest_run(store, sweep, options.run) for sweep in sweeps]
+    if options.watch is not None:
+        newest = max(paths, key=lambda path: path.rpartition("/")[2])
+        return watch(store, newest, options.watch, same_store(options))
+    for path in paths:
+        print_status(store, path)
     return 0
 
 
@@ -58,128 +86,127 @@ def newest_run(store: Store, sweep: str, run: str | None) -> str:
     return path if run else f"{folder}/{max(runs_of(store, folder.rpartition('/')[2]))}"
 
 
+# Again and again
+
+
+def watch(store: Store, path: str, seconds: float, about_store: str) -> int:
+    """Show a run until it ends.
+
+    Args:
+        seconds: how often to look; 0 for what suits the store.
+        about_store: what to add to a command so that it is about the same store.
+
+    Returns:
+        the exit code of the run.
+    """
+    from rich.console import Console
+
+    from ..progress import Progress
+
+    seconds = seconds or (BUCKET_SECONDS if store.local is None else FOLDER_SECONDS)
+    store.patience = PATIENCE
+    console = Console(highlight=False)
+    try:
+        with Progress(console, title=path.split("/")[1], store=about_store) as progress:
+            watched = Watched(store, path, progress.standing)
+            store.on_wait = progress.note
+            progress.catch_up(watched.look())  # what has happened before is no news
+            progress.tell()
+            while watched.state(time.time())[1]:
+                silent = watched.silence()
+                progress.note(f"no sign of life of the run for {ago(silent)}" if silent else "")
+                time.sleep(seconds)
+                for event in watched.look():
+                    progress(event)
+    except KeyboardInterrupt:
+        say("No longer watching; the run goes on.")
+        return EXIT_INTERRUPTED
+    _print(watched)
+    ended, failed = watched.standing.ended, watched.standing.total.failed
+    if ended == "finished":
+        return EXIT_FAILED if failed else 0
+    return EXIT_INTERRUPTED if ended == "interrupted" else EXIT_FAILED
+
+
+# Once
+
+
 def print_status(store: Store, path: str) -> None:
     """The run's state, counts, what is at work, and failures with what depends on them."""
-    events = [e for e in read_events(store, path) if isinstance(e.get("time"), (int, float))]
-    started = next((e for e in events if e["event"] == "run_started"), None)
-    if started is None:
-        say(f"{path}: {_without_events(store, path)}")
+    watched = Watched(store, path)
+    watched.feed(watched.look())
+    _print(watched)
+
+
+def _print(watched: Watched) -> None:
+    now, standing = time.time(), watched.standing
+    state, going_on = watched.state(now)
+    say(f"{watched.path}: {state}")
+    if standing.started is None:
         return
-    record = _sign_of_life(store, path)
-    state, going_on = _state(events, record)
-    counts = Counter(str(e["event"]) for e in events)
-    say(f"{path}: {state}")
-    slots = f" on {counted(started['slots'], 'slot')}" if isinstance(started.get("slots"), int) else ""
-    say(f"  started {time_in_words(started['time'])}{slots}")
-    told = [f"{counts['committed']}{_todo(started)} committed"]
-    told += [f"{started['stored']} were stored"] if started.get("stored") else []
+    say(f"  started {time_in_words(standing.started)} on {counted(standing.slots, 'slot')}")
+    say(f"  {', '.join(_counts(standing))}")
+    for kind, tally in standing.tallies.items():
+        if tally.tasks is not None:
+            say(f"  {kind}: {_of_kind(tally)}")
+    if going_on:
+        _print_going_on(standing, now)
+    elif (best := standing.best()) is not None:
+        _print_best(standing, best)
+    for why in standing.left_out.values():
+        say(f"  {why}")
+    losses = sorted(standing.losses.items(), key=lambda item: -item[1].times)
+    for key, loss in losses[:SHOWN]:
+        why = f": {loss.why}" if loss.why else ""
+        say(f"  lost {'once' if loss.times == 1 else f'{loss.times} times'}: {loss.label}{why}; logs {key[:12]}")
+    failures = list(standing.failures.values())
+    for failure in failures[-SHOWN:]:
+        need = "1 task that needs it" if failure.blocked == 1 else f"{failure.blocked} tasks that need it"
+        skipped = f" ({need} skipped)" if failure.blocked else ""
+        say(f"  failed: {failure.label}: {failure.error}{skipped}; logs {failure.key[:12]}")
+    if standing.total.failed > SHOWN:
+        say(f"  … and {standing.total.failed - SHOWN} more failed")
+
+
+def _counts(standing: Standing) -> list[str]:
+    counts, total = standing.counts, standing.total
+    of = "" if total.tasks is None else f" of {max(total.tasks - standing.stored_before, 0)}"
+    told = [f"{counts['committed']}{of} tasks committed"]
+    told += [f"{standing.stored_before} were stored"] if standing.stored_before else []
     told += [f"{counts['found']} made by other runs"] if counts["found"] else []
-    told += [f"{counts['failed']} failed"]
+    told += [f"{total.failed} failed"]
+    told += [f"{total.skipped} skipped"] if total.skipped else []
     told += [f"{counts['stopped']} stopped early by the scheduler"] if counts["stopped"] else []
     told += [f"{counts['damaged']} found damaged, to be made again"] if counts["damaged"] else []
     told += [f"{counts['enlarged']} given a larger slot"] if counts["enlarged"] else []
-    say(f"  {', '.join(told)}")
-    for event in _kept(events, "left_out"):
-        say(f"  {event['why']}")
-    if going_on:
-        _print_at_work(events)
-    lost = {_key(e): e for e in events if e["event"] == "lost"}  # the last time counts
-    often = Counter(_key(e) for e in events if e["event"] == "lost")
-    for key, number in often.most_common(SHOWN):
-        why = f": {lost[key]['why']}" if lost[key].get("why") else ""
-        times = "once" if number == 1 else f"{number} times"
-        say(f"  lost {times}: {_label(events, key)}{why}; logs {key[:12]}")
-    _print_failures(events)
+    return told
 
 
-def _without_events(store: Store, path: str) -> str:
-    """What a run is that has not told of its start."""
-    if store.read(f"{path}/study.json") is not None:
-        return "a report of stored results, nothing ran"
-    with contextlib.suppress(ValueError):
-        begun = datetime.strptime(path.rpartition("/")[2], RUN_NAME).replace(tzinfo=timezone.utc)
-        ago = time.time() - begun.timestamp()
-        if ago < STARTING:
-            return f"starting, for {_ago(ago)}: it looks at the cluster's nodes"
-    return "ended before it began: run the same command again"
+def _of_kind(tally: Tally) -> str:
+    told = [f"{tally.stored + tally.done} of {tally.tasks} done"]
+    told += [f"{tally.stored} stored already"] if tally.stored else []
+    told += [f"{tally.running} handed out"] if tally.running else []
+    told += [f"{tally.failed} failed"] if tally.failed else []
+    told += [f"{tally.skipped} skipped"] if tally.skipped else []
+    return ", ".join(told)
 
 
-def _todo(started: Mapping[str, Any]) -> str:
-    tasks, stored = started.get("tasks"), started.get("stored")
-    return f" of {tasks - stored} tasks" if isinstance(tasks, int) and isinstance(stored, int) else " tasks"
+def _print_going_on(standing: Standing, now: float) -> None:
+    say(f"  {expected_end(standing, now)}")
+    if (best := standing.best()) is not None:
+        _print_best(standing, best)
+    workers = standing.workers()
+    for worker in workers[:SHOWN]:
+        where = f" on {worker.worker}" if worker.worker else ""
+        doing = f", {worker.doing}" if worker.doing else ""
+        say(f"  at work{where} for {duration(now - worker.since)}: {worker.label}{doing}")
+    if len(workers) > SHOWN:
+        say(f"  … and {len(workers) - SHOWN} more workers")
+    if standing.total.elsewhere:
+        theirs = counted(standing.total.elsewhere, "task")
+        say(f"  {theirs} left to other runs on this store, which are at work on them")
 
 
-def _sign_of_life(store: Store, path: str) -> dict[str, Any] | None:
-    """The record in `live/` that a run's driver rewrites, if it is there."""
-    for name in store.names(FOLDER):
-        record = read_record(store, name)
-        if record is not None and record.get("run") == path:
-            return record
-    return None
-
-
-def _state(events: list[dict[str, Any]], record: Mapping[str, Any] | None) -> tuple[str, bool]:
-    """In words, and whether the run is going on."""
-    last = events[-1]
-    if last["event"].startswith("run_") and last["event"] != "run_started":
-        ended = last["event"].removeprefix("run_")
-        if ended == "finished":
-            return ended, False
-        if last.get("why"):
-            return f"{ended}: {last['why']} Run the same command again to go on.", False
-        return f"{ended}; run the same command again to go on", False
-    ago = time.time() - max(last["time"], float(record["time"]) if record else 0.0)
-    if record is not None and not is_dead(dict(record)):
-        away = next((e for e in reversed(events) if e["event"] in ("store_away", "store_back")), None)
-        waits = f", waiting for the store: {away.get('why')}" if away and away["event"] == "store_away" else ""
-        return f"running, last sign of life {_ago(ago)} ago, on {record.get('host')}{waits}", True
-    if record is None and ago < JUST_NOW:
-        return f"running, last heard of {_ago(ago)} ago", True
-    return f"stopped without ending {_ago(ago)} ago (killed?): run the same command again to go on", False
-
-
-def _ago(seconds: float) -> str:
-    for unit, size in (("days", 172_800), ("h", 7200), ("min", 120)):
-        if seconds >= size:
-            return f"{seconds / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def _print_at_work(events: list[dict[str, Any]]) -> None:
-    latest = {_key(e): e for e in events if e["event"] != "proposed" and "key" in e}
-    handed = [e for e in latest.values() if e["event"] == "submitted"]
-    for event in handed[:SHOWN]:
-        say(f"  handed out {_ago(time.time() - event['time'])} ago: {_label(events, _key(event))}")
-    if len(handed) > SHOWN:
-        say(f"  … and {len(handed) - SHOWN} more")
-    theirs = sum(e["event"] == "elsewhere" for e in latest.values())
-    if theirs:
-        say(f"  {counted(theirs, 'task')} left to other runs on this store, which are at work on them")
-
-
-def _print_failures(events: list[dict[str, Any]]) -> None:
-    failures = {_key(e): e for e in events if e["event"] == "failed"}
-    for event in _kept(events, "committed"):
-        failures.pop(_key(event), None)
-    for key, event in list(failures.items())[-SHOWN:]:
-        n = event.get("blocked")
-        skipped = (
-            f" ({counted(n, 'task')} that {'needs' if n == 1 else 'need'} it skipped)"
-            if isinstance(n, int) and n
-            else ""
-        )
-        say(f"  failed: {_label(events, key)}: {event.get('error')}{skipped}; logs {key[:12]}")
-    if len(failures) > SHOWN:
-        say(f"  … and {len(failures) - SHOWN} more failed")
-
-
-def _kept(events: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [e for e in events if e["event"] == kind]
-
-
-def _key(event: Mapping[str, Any]) -> str:
-    return str(event.get("key", "?"))
-
-
-def _label(events: Iterable[Mapping[str, Any]], key: str) -> str:
-    return next((str(e["label"]) for e in events if e.get("key") == key and e.get("label")), key[:12])
+def _print_best(standing: Standing, best: Best) -> None:
+    what, value = best_in_words(standing, best)
+    say(f"  {what}: {best.setting}: {value}")

@@ -35,7 +35,7 @@ from ..sweep import Sweep
 from ..sweep_file import load_sweep
 from ..trackers import Trackers, parse_target
 from . import plan as plan_command
-from .common import counted, open_store
+from .common import counted, open_store, same_store
 
 if TYPE_CHECKING:
     from ..run import Finished
@@ -160,7 +160,7 @@ def carry_out(
     preflight(plan, only)
     path = f"runs/{sweep.name}/{new_run_name()}"
     with Trackers(targets, plan, store, path, say) as trackers:
-        with Progress(plan, console) as progress:
+        with Progress(console, title=sweep.name, store=same_store(options)) as progress:
             done = execute_plan(
                 plan,
                 store,
@@ -169,7 +169,6 @@ def carry_out(
                 decisions=decisions,
                 listeners=(progress, trackers),
                 reports=bool(targets),
-                on_start=progress.watch,
                 only=only,
                 fail_fast=options.fail_fast,
                 keep_weights=options.keep_weights != "none",

@@ -772,7 +772,8 @@ def test_status_of_a_run_whose_driver_is_gone(home: Path, capsys) -> None:
 def test_status_tells_of_losses_waiting_and_why_a_run_stopped(home: Path, capsys) -> None:
     lines = _events().read_text().splitlines()
     key = key_of("Fit")
-    lost = {"time": time.time(), "event": "lost", "key": key, "label": "Fit", "again": True, "why": "killed"}
+    label = "Fit · lr=0.1 · seed 0"
+    lost = {"time": time.time(), "event": "lost", "key": key, "label": label, "again": True, "why": "killed"}
     away = {"time": time.time(), "event": "store_away", "why": "The store does not answer."}
     strange = [
         "[]",
