@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from .errors import StoreError, nearest
+from .errors import StoreError, StoreRefused, nearest
 
 CONNECT_SECONDS = 10.0
 """How long a connection may take to be made."""
 
 ANSWER_SECONDS = 30.0
 """How long a request may go without a single byte."""
+
+METADATA_SECONDS = 3.0
+"""How long the server may take from which machines of Google's cloud have their credentials; it is beside them."""
 
 
 def open_bucket(uri: str) -> Bucket:
@@ -258,7 +261,7 @@ class GoogleBucket(Bucket):
             self._endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
         if "://" in self._endpoint:
             self._scheme, _, self._endpoint = self._endpoint.partition("://")
-        limit = self._query.get("retry_limit_seconds", str(ANSWER_SECONDS))
+        limit = self._query.get("retry_limit_seconds", "1")  # `Files.attempt` tries again
         try:
             self._limit = float(limit)
         except ValueError:
@@ -282,6 +285,12 @@ class GoogleBucket(Bucket):
 
         from pyarrow.fs import GcsFileSystem
 
+        if not self._anonymous and not self._endpoint and not _has_google_credentials(os.environ):
+            raise StoreRefused(
+                f"The store {self.uri.partition('?')[0]} cannot be read or written: no Google credentials are here; "
+                "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key file; a "
+                f"public bucket is read as gs://anonymous@{self.name}."
+            )
         options: dict[str, Any] = {"retry_time_limit": timedelta(seconds=self._limit)}
         if self._anonymous:
             options["anonymous"] = True
@@ -353,3 +362,21 @@ class OtherBucket(Bucket):
 
     def create(self, relative: str, data: bytes) -> bool | None:
         return None
+
+
+def _has_google_credentials(environment: Mapping[str, str]) -> bool:
+    """Whether there is anything with which to ask Google: without, its client tries for most of a minute."""
+    if environment.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        return True
+    folder = environment.get("CLOUDSDK_CONFIG") or os.path.join(os.path.expanduser("~"), ".config", "gcloud")
+    if os.path.exists(os.path.join(folder, "application_default_credentials.json")):
+        return True
+    from http.client import HTTPConnection, HTTPException
+
+    host = environment.get("GCE_METADATA_HOST") or environment.get("GCE_METADATA_ROOT") or "metadata.google.internal"
+    try:
+        connection = HTTPConnection(host, timeout=METADATA_SECONDS)
+        connection.request("GET", "/", headers={"Metadata-Flavor": "Google"})
+        return connection.getresponse().getheader("Metadata-Flavor") == "Google"
+    except (OSError, HTTPException):
+        return False

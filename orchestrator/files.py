@@ -562,6 +562,7 @@ _ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 _CODE = re.compile(r"(?:AWS Error |google::cloud::Status\()([A-Z_]+)(?: \(HTTP status (\d+)\))?")
 _CURL = re.compile(r"(?:curlCode: \d+, |CURL error \[\d+\]=)(.*?)(?=;| error_info|$)")
+_UNDERLYING = re.compile(r"The underlying error message was: (.*?)(?: error_info|$)")  # of Google
 _REFUSED = re.compile(r"connection: \[Errno \d+\] ([\w ]+)")
 _ERRNO = re.compile(r"\[errno (\d+)\]", re.I)
 _STATUS = re.compile(r"HTTP status:? (\d{3})|\b(?:status(?: code)?|Error code)[:= ]+(\d{3})", re.I)
@@ -651,6 +652,8 @@ def words_of(error: BaseException) -> str:
         return f"{about.get('Code')}: {about.get('Message', '')}".split("\n")[0].rstrip(". :")
     if match := _CURL.search(text) or _REFUSED.search(text):
         return match[1].strip()
+    if match := _UNDERLYING.search(text):
+        return match[1].rstrip(". ")
     if (match := _CODE.search(text)) and match[1] in _ACCESS_CODES:
         return match[1]  # what follows may quote the key
     text = re.sub(r" ?\((?:Request ID|reached max retries)[^)]*\)", "", text)

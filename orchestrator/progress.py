@@ -68,7 +68,7 @@ class Progress:
         if self._console.is_terminal:
             from rich.live import Live
 
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
             self._live.__enter__()
         else:
             self._thread = threading.Thread(target=self._tell_on, name="progress", daemon=True)

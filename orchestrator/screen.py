@@ -308,7 +308,7 @@ def _workers(standing: Standing, now: float, width: int) -> _Part:
     def lines(n: int) -> list[Text]:
         shown, folded = workers[: n * columns], workers[n * columns :]
         each = (width - 3 * (columns - 1)) // columns
-        rows = _worker_rows(shown, now, each)
+        rows = _worker_rows(shown, now, each, standing.widest)
         per = -(-len(rows) // columns)
         found = [Text("at work", style="dim")]
         for i in range(per):
@@ -326,11 +326,12 @@ def _workers(standing: Standing, now: float, width: int) -> _Part:
     return _Part(rows, min(1, rows), lines, ((2, 3), (5, 6), (9, rows)), heading=1)
 
 
-def _worker_rows(workers: Iterable[AtWork], now: float, width: int) -> list[Text]:
+def _worker_rows(workers: Iterable[AtWork], now: float, width: int, widest: int) -> list[Text]:
     told = list(workers)
     if not told:
         return []
     names = cut_alike([w.worker for w in told], max(width // 5, 8))
+    names[0] = names[0].ljust(min(widest, max(width // 5, 8)))  # so that nothing moves while some have no name yet
     since = [duration(now - w.since) for w in told]
     doing = [middle_cut(w.doing, 18) if width >= 60 else "" for w in told]
     wide = [max(map(cell_len, column)) for column in (names, doing, since)]

@@ -195,8 +195,9 @@ class DagSearch(Searcher):
         except UserError as error:
             self.halt(str(error))
 
-    def seen(self, trial_id: str, node: str, devices: Sequence[int] | None = None) -> None:
-        """Where the worker of a trial is."""
+    def seen(self, trial_id: str, node: str, devices: Sequence[int] | None = None, worker: str = "") -> None:
+        """Where the worker of a trial is, and its name."""
+        self.teller.at_work(trial_id, worker)
         self._node[trial_id] = node
         if not self._room.confirm(trial_id, node, devices):
             self._look_at_nodes(anew=True)  # it came since the last look

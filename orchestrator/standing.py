@@ -11,8 +11,9 @@ import heapq
 import math
 import re
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from .stats import Interval, mean_interval
@@ -146,6 +147,7 @@ class Standing:
         metric, mode, seeds, settings: of the sweep; a metric of "" where an older version did not tell.
         search: name of the search algorithm, or ""; it has `proposed` settings of `samples`.
         away: why the store is being waited for, as a sentence, since `away_since`; "" while it answers.
+        widest: the length of the longest name of a worker so far.
         left_out: why a node takes no part, by its identifier.
         failures: the newest by key.
         losses: what was lost with its worker, by key; `counts` of events by name.
@@ -162,6 +164,7 @@ class Standing:
         self.metric, self.mode, self.seeds, self.settings = "", "max", 0, 0
         self.search, self.samples, self.proposed = "", 0, 0
         self.away, self.away_since = "", 0.0
+        self.widest = 0
         self.left_out: dict[str, str] = {}
         self.failures: OrderedDict[str, Failure] = OrderedDict()
         self.losses: dict[str, _Loss] = {}
@@ -305,12 +308,12 @@ class Standing:
             self._bundles.pop(bundle.name, None)
 
     def _hear(self, event: Mapping[str, Any]) -> None:
-        """A worker has said what it is at; it is believed if the task is running."""
-        key = event.get("key")
-        bundle = self._bundle_of.get(key) if isinstance(key, str) else None
+        """A worker has been given a bundle, or said what it is at."""
+        bundle = self._bundles.get(str(event.get("bundle")))
         if bundle is not None:
-            bundle.worker, bundle.key = one_line(str(event.get("worker", ""))), str(key)
+            bundle.worker, bundle.key = one_line(str(event.get("worker", ""))), str(event.get("key", ""))
             bundle.doing = one_line(str(event.get("doing", "")))
+            self.widest = max(self.widest, len(bundle.worker))
 
     def _end(self, ended: str, event: Mapping[str, Any]) -> None:
         self.ended = ended
@@ -501,13 +504,10 @@ class Standing:
         return self._best
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+@lru_cache(4096)
+def _natural(text: str) -> tuple[tuple[int, str], ...]:
     """So that gpu-2 comes before gpu-10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in _pieces(text)]
-
-
-def _pieces(text: str) -> Iterator[str]:
-    return (part for part in re.split(r"(\d+)", text) if part)
+    return tuple((int(p), "") if p.isdecimal() and len(p) < 100 else (-1, p) for p in re.split(r"(\d+)", text) if p)
 
 
 def _whole(value: Any) -> int:

@@ -126,18 +126,18 @@ class Teller:
 
     # What is true for a moment only goes to the listeners, and to the store with the next sign of life
 
-    def at_work(self, bundle: str, worker: str, key: str | None, progress: Iterable[Mapping[str, Any]]) -> None:
-        """A worker has reported what it is at."""
-        if key is None or not worker:
-            self._at_work.pop(bundle, None)
+    def at_work(
+        self, bundle: str, worker: str, key: str | None = None, progress: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        """A worker has been given a bundle, or reported which task of it it is at, and how far that is."""
+        words = () if key is None else (progress_in_words(self._plan.nodes[key].task, p) for p in progress)
+        doing = next((text for text in words if text), "")
+        before = self._at_work.get(bundle, {})
+        if not worker or (before.get("key") == (key or "") and before["doing"] == (doing or before["doing"])):
             return
-        doing = next((words for p in progress if (words := progress_in_words(self._plan.nodes[key].task, p))), "")
-        before = self._at_work.get(bundle)
-        if before is not None and before["key"] == key and (not doing or before["doing"] == doing):
-            return
-        now = {"time": time.time(), "event": "at_work", "bundle": bundle, "worker": worker, "key": key, "doing": doing}
-        self._at_work[bundle] = now
-        self._events.pass_on(now)
+        about = {"bundle": bundle, "worker": worker, "key": key or "", "doing": doing}
+        self._at_work[bundle] = {"time": time.time(), "event": "at_work", **about}
+        self._events.pass_on(self._at_work[bundle])
 
     def over(self, bundle: str) -> None:
         """A bundle has come to its end."""

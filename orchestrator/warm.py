@@ -28,21 +28,21 @@ class Workers:
 
     Args:
         graph: says whether work is waiting.
-        on_place: told of a trial that is given an idle worker, and on which node and GPUs that is.
+        on_place: told of a trial that is given an idle worker, on which node and GPUs that is, and its name.
     """
 
     def __init__(
         self,
         graph: Graph,
         room: Room,
-        on_place: Callable[[str, str, Sequence[int] | None], None] = lambda trial_id, node, devices: None,
+        on_place: Callable[[str, str, Sequence[int] | None, str], None] = lambda trial_id, node, devices, name: None,
     ) -> None:
         self._graph = graph
         self._room = room
         self._on_place = on_place
         self._requests: dict[Shape, Any] = {}  # what Tune asks Ray for, by shape
         self._kept: Counter[Any] = Counter()  # idle workers to be kept, by what Tune asks Ray for
-        self._where: dict[Any, tuple[str, Sequence[int] | None]] = {}  # nodes and GPUs of workers
+        self._where: dict[Any, tuple[str, Sequence[int] | None, str]] = {}  # nodes, GPUs and names of workers
         self._unplaced: dict[str, tuple[Any, float]] = {}  # trials of which is not known where they are; since when
 
     def wanted(self, trial: Any) -> None:
@@ -57,7 +57,7 @@ class Workers:
         self._unplaced.pop(trial.trial_id, None)
         worker = _given(tune_controller).get(trial)
         if worker is not None:
-            self._where[worker] = (str(result["node"]), result.get("devices"))
+            self._where[worker] = (str(result["node"]), result.get("devices"), str(result.get("worker", "")))
 
     def rests(self, tune_controller: Any, trial: Any) -> None:
         """A trial is over; its worker is kept until it is looked which are to be."""
@@ -113,7 +113,7 @@ class Workers:
         if len(workers) > len(stay):
             left, stays = Counter(stay), {}
             for worker in reversed(workers):
-                node = self._where.get(worker, ("", None))[0]
+                node = self._where.get(worker, ("", None, ""))[0]
                 stays[worker] = left[node] > 0
                 left[node] -= 1
             workers.sort(key=lambda worker: stays[worker])

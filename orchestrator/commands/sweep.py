@@ -281,9 +281,10 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
         report = f"{latest}/report.html"
     else:
         path = path or f"runs/{study.sweep}/{new_run_name()}"
-        study.save(store, path)
-        study.write_tables(store, path)
-        write_report(study, store, path)
+        with console.status("making tables and report …"):
+            study.save(store, path)
+            study.write_tables(store, path)
+            write_report(study, store, path)
         report = f"{path}/report.html"
         store.write(f"runs/{study.sweep}/latest", path.rpartition("/")[2].encode())
     for key, reason in study.damaged.items():

@@ -108,7 +108,7 @@ def test_idle_workers_are_kept_until_their_place_is_needed() -> None:
     nodes = [NodeOffer(name, name, {"CPU": 2.0}) for name in ("a", "b")]
     room, graph, tune_ = Room(nodes), Graph(), Tune()
 
-    def placed(trial: str, node: str, devices: Any) -> None:
+    def placed(trial: str, node: str, devices: Any, name: str) -> None:
         assert room.confirm(trial, node)
 
     workers = Workers(graph, room, placed)

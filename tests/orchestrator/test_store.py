@@ -26,7 +26,7 @@ from s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
 from orchestrator import buckets, node, store_files
 from orchestrator import store as store_module
-from orchestrator.errors import DamagedArtifact, StoreError, StoreFull, StoreUnavailable
+from orchestrator.errors import DamagedArtifact, StoreError, StoreFull, StoreRefused, StoreUnavailable
 from orchestrator.manifests import FORMAT, MANIFEST
 from orchestrator.store import Store
 
@@ -1026,7 +1026,7 @@ def test_an_outage_is_waited_for_and_nothing_is_taken_for_absent(s3: S3Server, m
                 ask(impatient)
             assert "does not answer" in sentence(error)
         # Something else at the same address, such as a proxy, that knows nothing.
-        with http.server.ThreadingHTTPServer(("127.0.0.1", s3.port), Nothing) as other:
+        with http.server.Threadinghttp.server.HTTPServer(("127.0.0.1", s3.port), Nothing) as other:
             thread = threading.Thread(target=other.serve_forever)
             thread.start()
             try:
@@ -1062,3 +1062,36 @@ class Nothing(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def test_without_google_credentials_nothing_is_asked_of_google(tmp_path, monkeypatch) -> None:
+    """Its client would try for most of a minute, and then say that a host cannot be resolved."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "STORAGE_EMULATOR_HOST", "GCE_METADATA_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{nobody.getsockname()[1]}")
+    with pytest.raises(StoreRefused, match="no Google credentials are here; run `gcloud auth"):
+        Store("gs://bucket/study").check_format()
+    metadata = http.server.HTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=metadata.serve_forever, daemon=True).start()
+    monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{metadata.server_port}")
+    assert Store("gs://bucket/study")._files.bucket.system().type_name == "gcs"  # type: ignore[attr-defined]
+    metadata.shutdown()
+    metadata.server_close()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "absent.json"))
+    with pytest.raises(StoreError) as error:
+        Store("gs://bucket/study").check_format()
+    assert "Cannot open credentials file" in sentence(error) and len(sentence(error)) < 300
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """What answers on a machine of Google's cloud."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Metadata-Flavor", "Google")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
