@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -36,6 +36,7 @@ from .slots import NodeOffer, Shape, in_words, shape_of, slot_of
 from .store import Store
 from .tasklog import last_words
 from .telling import Teller
+from .text import listed_kinds
 from .worker import Bundle, Outcome, Work
 
 LONG = 5.0
@@ -371,7 +372,7 @@ class DagSearch(Searcher):
         if now - self._nowhere_since > NOWHERE:
             shape = waiting[0]
             vertices = [v for v in self.graph.vertices.values() if v.shape == shape and not v.state.final]
-            names = _listed(dict.fromkeys(self.plan.nodes[v.key].name for v in vertices))
+            names = listed_kinds(dict.fromkeys(self.plan.nodes[v.key].name for v in vertices))
             self.halt(
                 f"No node is left that has the slot of {len(vertices)} tasks ({names}): "
                 f"{in_words(slot_of(shape))}: start one that has it and run the same command again."
@@ -433,9 +434,7 @@ class DagSearch(Searcher):
                 self.seen(trial_id, str(result["node"]), result.get("devices"))
             for news in result.get("cache") or ():
                 self.locality.hear(str(result["node"]), news, self._is_input)
-        self.teller.at_work(trial_id, str(result.get("worker", "")), result.get("now"), result.get("progress") or ())
-        for key, progress in result.get("reports") or ():
-            self._events.tell("reported", key=key, progress=progress)
+        self.teller.heard(trial_id, result)
         for outcome in result.get("outcomes") or ():
             if outcome.key not in self._heard[trial_id]:
                 self._heard[trial_id].add(outcome.key)
@@ -596,9 +595,3 @@ class DagSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
-
-
-def _listed(names: Iterable[str]) -> str:
-    """ "Fit, Look and 2 others"."""
-    first, *rest = names
-    return f"{first} and {len(rest)} other kinds" if len(rest) > 2 else ", ".join([first, *rest])

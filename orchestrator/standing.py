@@ -28,6 +28,9 @@ FORGET = 200
 RATE_SECONDS = 300.0
 """Over how long the rate is taken."""
 
+MOMENTARY = ("at_work", "reported", "results")
+"""Events that are told to listeners and not recorded."""
+
 _OVER = ("committed", "found", "failed", "stopped")
 _BACK = ("lost", "enlarged", "returned", "released")
 
@@ -191,6 +194,7 @@ class Standing:
         name, when = event["event"], float(event["time"])
         if name == "at_work":
             self._hear(event)
+        if name in MOMENTARY:
             return
         self.counts[name] += 1
         self.last = max(self.last, when)

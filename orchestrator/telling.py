@@ -136,8 +136,14 @@ class Teller:
         if not worker or (before.get("key") == (key or "") and before["doing"] == (doing or before["doing"])):
             return
         about = {"bundle": bundle, "worker": worker, "key": key or "", "doing": doing}
-        self._at_work[bundle] = {"time": time.time(), "event": "at_work", **about}
-        self._events.pass_on(self._at_work[bundle])
+        self._at_work[bundle] = {"time": time.time(), **about}
+        self._events.tell("at_work", **about)
+
+    def heard(self, bundle: str, report: Mapping[str, Any]) -> None:
+        """A worker has reported."""
+        for key, progress in report.get("reports") or ():
+            self._events.tell("reported", key=key, progress=progress)
+        self.at_work(bundle, str(report.get("worker", "")), report.get("now"), report.get("progress") or ())
 
     def over(self, bundle: str) -> None:
         """A bundle has come to its end."""
@@ -145,7 +151,7 @@ class Teller:
 
     def working(self) -> list[dict[str, Any]]:
         """What workers are at, for the sign of life (asked by its thread)."""
-        return [{k: v for k, v in e.items() if k != "event"} for e in list(self._at_work.values())[:WORKERS_TOLD]]
+        return list(self._at_work.values())[:WORKERS_TOLD]
 
 
 def progress_in_words(task: Task, progress: Mapping[str, Any]) -> str:

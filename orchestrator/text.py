@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _SEQUENCE = re.compile(
@@ -41,3 +42,9 @@ def plain_data(value: Any) -> Any:
 def say(text: object = "", *, flush: bool = False) -> None:
     """Print something that may hold words from the store."""
     print(plain(str(text)), flush=flush)
+
+
+def listed_kinds(names: Iterable[str]) -> str:
+    """ "Fit, Look"; of more than three the first and how many others."""
+    first, *rest = names
+    return f"{first} and {len(rest)} other kinds" if len(rest) > 2 else ", ".join([first, *rest])
