@@ -15,7 +15,9 @@ from .text import one_line
 
 GROUPS = {
     "begin": {
+        "init": "write a commented sweep file, and run it small",
         "doctor": "versions, devices, store and cluster at a glance",
+        "completion": "words that your shell offers at TAB",
     },
     "run a study": {
         "sweep": "plan a sweep, run what is not stored, report",
@@ -123,6 +125,10 @@ def _check_working_folder() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code: 0 well, 1 a task failed, 2 a mistake, 130 interrupted."""
+    if argv is None and "_ARGCOMPLETE" in os.environ:  # a shell asks
+        from .completion import complete
+
+        complete(VERBS, default_store())
     args = list(sys.argv[1:] if argv is None else argv)
     if args and args[0] == "help":  # `help sweep` is what some type
         args = [*args[1:2], "--help"]
