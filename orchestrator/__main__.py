@@ -47,10 +47,11 @@ VERBS = {verb: text for verbs in GROUPS.values() for verb, text in verbs.items()
 
 FIRST_SESSION = """\
 a first session (a minute, no GPU, no download):
-  python -m orchestrator sweep sweeps/sam_rho.py --smoke             train, measure, report
-  python -m orchestrator plan sweeps/sam_rho.py --smoke --seeds 5    what three more seeds would add
-  python -m orchestrator sweep sweeps/sam_rho.py --smoke --seeds 5   add them; nothing is done twice
-  python -m orchestrator report sam_rho-smoke --to sam_rho           report, tables and pictures in a folder
+  python -m orchestrator init study.py                    a sweep file, every line explained; run small
+  python -m orchestrator plan study.py                    what the full size would run
+  python -m orchestrator sweep study.py                   train, measure, report
+  python -m orchestrator sweep study.py --seeds 10        more seeds; nothing is done twice
+  python -m orchestrator report study --to study-report   report, tables and pictures in a folder
 """
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130

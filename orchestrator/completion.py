@@ -22,7 +22,9 @@ def complete(verbs: Mapping[str, str], default_store: str) -> None:
     """Answer the shell, and end the process."""
     import argcomplete
 
-    argcomplete.autocomplete(make_parser(verbs, default_store, os.environ.get("COMP_LINE", "")), append_space=False)
+    argcomplete.autocomplete(
+        make_parser(verbs, default_store, os.environ.get("COMP_LINE", "")), always_complete_options=False
+    )
 
 
 def make_parser(verbs: Mapping[str, str], default_store: str, line: str) -> argparse.ArgumentParser:
@@ -66,6 +68,8 @@ def _completer(action: argparse.Action) -> Any:
         "--address": lambda **_: ["auto"],
         "--log": lambda **_: ["mlflow:", "tensorboard:", "wandb:", "comet:"],
         "sweep": _sweeps,
+        "a": _sweeps,
+        "b": _sweeps,
         "task": _tasks,
         "key": _keys,
         "what": lambda **about: {**_keys(**about), **dict.fromkeys(_tasks(**about), "task")},
@@ -88,9 +92,13 @@ def _names(folder: Path | None) -> list[str]:
         return []
 
 
-def _sweeps(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+def _sweeps(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Names of sweeps; behind one and a slash those of its runs."""
     folder = _folder(parsed_args)
-    return _names(folder and folder / "runs")
+    sweep, slash, _rest = prefix.partition("/")
+    if not slash:
+        return _names(folder and folder / "runs")
+    return [f"{sweep}/{run}" for run in _names(folder and folder / "runs" / sweep) if run != "latest"]
 
 
 def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
@@ -98,8 +106,9 @@ def _runs(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     folder = _folder(parsed_args)
     if folder is None:
         return []
-    named = getattr(parsed_args, "sweep", None)
-    sweeps = [Path(named).stem if named.endswith(".py") else named] if named else _names(folder / "runs")
+    named = getattr(parsed_args, "sweep", None) or []
+    named = [named] if isinstance(named, str) else named
+    sweeps = [Path(name).stem if name.endswith(".py") else name for name in named] or _names(folder / "runs")
     return [run for sweep in sweeps for run in _names(folder / "runs" / sweep) if run != "latest"]
 
 

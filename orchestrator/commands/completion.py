@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("argcomplete") is None:
-        raise UserError(
-            "The package argcomplete is not installed: pip install -e '.[completion]' -c constraints.txt."
-        )
+        raise UserError("The package argcomplete is not installed: pip install -e '.[completion]' -c constraints.txt.")
     import argcomplete
 
     print(argcomplete.shellcode(["orchestrator"], shell=options.shell))

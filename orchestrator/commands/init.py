@@ -73,7 +73,9 @@ def _check_name(path: Path) -> None:
         raise UserError(f"{str(path)!r} is no name for a sweep file: use letters, digits, _ and - before the .py.")
     if path.exists():
         return
-    if path.stem in sys.stdlib_module_names or importlib.util.find_spec(path.stem) is not None:
+    spec = importlib.util.find_spec(path.stem)
+    installed = spec is not None and "site-packages" in str(spec.origin)
+    if path.stem in ("orchestrator", "tasks", *sys.stdlib_module_names) or installed:
         raise UserError(f"{str(path)!r} would stand in the way of the module {path.stem!r}: choose another name.")
 
 

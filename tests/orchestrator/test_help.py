@@ -11,8 +11,8 @@ from orchestrator.__main__ import GROUPS, VERBS, help_text, make_parser
 
 
 def examples(text: str) -> list[list[str]]:
-    """The arguments of the commands in a help text; what stands behind `&&` is another program's."""
-    lines = [line.strip().split("   ")[0].split(" && ")[0] for line in text.splitlines()]
+    """The arguments of the commands in a help text; what stands behind `&&` or `>` is another program's."""
+    lines = [line.strip().split("   ")[0].split(" && ")[0].split(" > ")[0] for line in text.splitlines()]
     commands = [shlex.split(line) for line in lines]
     return [words[3:] for words in commands if words[:3] == ["python", "-m", "orchestrator"]]
 
