@@ -15,15 +15,15 @@ class Effect:
     Attributes:
         name: which one, with its denominator in words.
         value: the difference in units of the denominator, times Hedges' factor against the bias of small samples.
-        low, high: interval of the population's standardised difference; None where it cannot be computed. It is not
-            symmetric around `value` and is not multiplied by Hedges' factor.
+        low, high: interval of the population's standardised difference; not symmetric around `value`, and not
+            multiplied by Hedges' factor.
         level: nominal coverage.
     """
 
     name: str
     value: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     level: float
 
 
@@ -66,7 +66,7 @@ def average_effect(
     unit = math.sqrt((sd_a**2 + sd_b**2) / 2)
     if n < 3 or unit == 0:
         return None
-    low, high = (None if x is None else x * sd / unit for x in _noncentral(difference / sd, n, n - 1, level))
+    low, high = (x * sd / unit for x in _noncentral(difference / sd, n, n - 1, level))
     factor = hedges_factor(2 * (n - 1) / (1 + correlation**2))
     return Effect("d_av (in units of the settings' own sd)", factor * difference / unit, low, high, level)
 
@@ -78,12 +78,14 @@ def hedges_factor(degrees: float) -> float:
     return math.exp(gammaln(degrees / 2) - gammaln((degrees - 1) / 2)) / math.sqrt(degrees / 2)
 
 
-def _noncentral(d: float, size: float, degrees: int, level: float) -> tuple[float | None, float | None]:
+def _noncentral(d: float, size: float, degrees: int, level: float) -> tuple[float, float]:
     """The standardised differences under which t = d·√size would be a tail value of (1 ± level)/2."""
-    from scipy.special import nctdtrinc
+    from scipy.special import chdtri, nctdtrinc
 
-    root = math.sqrt(size)
-    low, high = (float(nctdtrinc(degrees, (1 + side * level) / 2, abs(d) * root)) / root for side in (1, -1))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return None, None
+    root, tails = math.sqrt(size), ((1 + level) / 2, (1 - level) / 2)
+    t = abs(d) * root
+    if t > 1000:  # nctdtrinc becomes slow and inexact; the normal part of t is nothing beside its chi part
+        low, high = (abs(d) * math.sqrt(float(chdtri(degrees, tail)) / degrees) for tail in tails)
+    else:
+        low, high = (float(nctdtrinc(degrees, tail, t)) / root for tail in tails)
     return (low, high) if d >= 0 else (-high, -low)
