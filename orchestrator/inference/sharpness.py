@@ -49,7 +49,11 @@ def sharpness(study: Study, reference: int | None, level: float) -> list[Sharpne
     other = values_of(study, gap)
     loss = next((m for m in study.headline("train") if m.name == "train_loss"), None)
     settings, seeds = [s.index for s in study.settings], study.replicates
-    paired = len({other.seeds[s] for s in settings}) == 1
+    given = [seed for s in settings for seed in other.seeds[s]]
+    # Also settings that have only some seeds in common are not independent.
+    paired: bool | None = len(given) > len(set(given))
+    if study.crossing is not None and study.crossing.shares:
+        paired = None
     y = other.matrix(settings, seeds)
     found, refused = [], ""
     for metric in measures:

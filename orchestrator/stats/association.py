@@ -62,7 +62,7 @@ class Association:
         settings: with at least one trial that has both measures.
         trials: that have both measures.
         missing: that do not.
-        paired: whether seed j is the same streams in every setting.
+        paired: whether seed j is the same streams in every setting; None where seeds share some.
         level: of the interval.
     """
 
@@ -72,7 +72,7 @@ class Association:
     settings: int
     trials: int
     missing: int
-    paired: bool
+    paired: bool | None
     level: float
 
 
@@ -114,7 +114,7 @@ class _Signs:
         return Concordance(self.tau, plus, minus, n, p, smallest_p, exact, None, None, note)
 
 
-def associate(x: Any, y: Any, *, paired: bool, level: float = 0.95, seed: int = 0) -> Association:
+def associate(x: Any, y: Any, *, paired: bool | None, level: float = 0.95, seed: int = 0) -> Association:
     """Kendall's τ between two measures: on setting means, within settings, and pooled (Kendall 1938, 1945).
 
     Between: all orders of the settings' means count alike, ties as they are. Within: values of y are
@@ -126,7 +126,8 @@ def associate(x: Any, y: Any, *, paired: bool, level: float = 0.95, seed: int = 
 
     Args:
         x, y: shape (settings, seeds); nan where a trial has no value.
-        paired: whether column j is the same seed, with the same streams, in every setting.
+        paired: whether column j is the same seed, with the same streams, in every setting. None where seeds share
+            some streams (crossed ones): within settings there is no p-value and no interval then.
         seed: of the permutations, where they are drawn.
 
     Raises:
@@ -160,13 +161,15 @@ def _between(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> Concorda
 
 
 def _within(
-    x: np.ndarray, y: np.ndarray, there: np.ndarray, paired: bool, level: float, rng: np.random.Generator
+    x: np.ndarray, y: np.ndarray, there: np.ndarray, paired: bool | None, level: float, rng: np.random.Generator
 ) -> Concordance:
     import numpy as np
 
     signs, n = _Signs.of(x, y), int(there.sum())
     if signs.tau is None:
         return signs.concordance(n, None, None, False, "a measure is the same in all trials of a setting")
+    if paired is None:
+        return signs.concordance(n, None, None, False, "no p-value and no interval: seeds share streams of randomness")
     if paired:
         whole = there.all(axis=0)
         p, smallest, exact = _joint(x[:, whole], y[:, whole], rng)

@@ -75,7 +75,9 @@ class MatchedLoss:
     method: str
 
 
-def match_loss(sharpness: Any, loss: Any, *, paired: bool, reference: int = 0, level: float = 0.95) -> MatchedLoss:
+def match_loss(
+    sharpness: Any, loss: Any, *, paired: bool | None, reference: int = 0, level: float = 0.95
+) -> MatchedLoss:
     """Adjusted means by analysis of covariance (Fisher 1932; Cochran 1957).
 
     The common loss is the middle of the range that all settings share. Both measures are taken as logarithms if all
@@ -85,18 +87,21 @@ def match_loss(sharpness: Any, loss: Any, *, paired: bool, reference: int = 0, l
 
     Args:
         sharpness, loss: shape (settings, seeds); nan where a trial has no value. Loss is that of the training data.
-        paired: whether column j is the same seed, with the same streams, in every setting.
+        paired: whether column j is the same seed, with the same streams, in every setting; None where seeds share
+            some streams, which is refused.
         reference: index of the setting that the others are compared with.
 
     Raises:
         Refused: fewer than 2 settings, a setting with too few trials, equal losses inside every setting, or settings
-            whose training losses do not overlap.
+            whose training losses do not overlap; seeds that share streams.
     """
     import numpy as np
 
     y, x = np.asarray(sharpness, dtype=float), np.asarray(loss, dtype=float)
     if y.ndim != 2 or y.shape != x.shape:
         raise ValueError(f"both must have the same shape (settings, seeds), not {y.shape} and {x.shape}")
+    if paired is None:
+        raise Refused("seeds share streams of randomness, and no interval for a comparison at equal loss heeds that")
     there = np.isfinite(x) & np.isfinite(y)
     counts = there.sum(axis=1)
     if len(y) < 2:

@@ -117,3 +117,10 @@ def test_what_is_missing_is_counted_and_what_cannot_be_told_is_said():
     assert perfect.tau == 1 and perfect.low is None and "changes nothing" in perfect.note
     with pytest.raises(Refused, match="2 trials"):
         associate([[1.0, 2.0]], [[1.0, 2.0]], paired=True)
+
+
+def test_seeds_that_share_streams_have_a_tau_within_settings_but_no_p():
+    x, y = np.random.default_rng(8).normal(size=(2, 3, 25))
+    crossed, paired = associate(x, y, paired=None), associate(x, y, paired=True)
+    assert crossed.within.tau == paired.within.tau and crossed.between == paired.between
+    assert crossed.within.p is None and crossed.within.low is None and "share streams" in crossed.within.note

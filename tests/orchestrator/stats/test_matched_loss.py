@@ -91,6 +91,8 @@ def test_losses_that_do_not_overlap_are_refused_and_so_is_too_little_data():
         match_loss(sharpness[:, :3], np.tile(loss[:1, :3], (3, 1)), paired=True)
     with pytest.raises(Refused, match="no slope"):
         match_loss(sharpness, np.full_like(loss, 0.1), paired=False)
+    with pytest.raises(Refused, match="share streams"):
+        match_loss(sharpness, loss, paired=None)
     loss[2, 1:] = np.nan
     with pytest.raises(Refused, match="1 trials"):
         match_loss(sharpness, loss, paired=False)
