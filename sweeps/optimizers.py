@@ -23,11 +23,14 @@ sweep = Sweep(
     pair_when=same_seed & ~same_setting,
     metric="val_accuracy",
     mode="max",
+    contrasts="all",
+    margin=0.005,  # half a percentage point of accuracy counts as no difference
     smoke={
         "train.dataset": Digits(),
         "train.model": MLP(),
         "train.epochs": 10,
         "seeds": range(2),
+        "margin": 0.02,  # Digits has few examples to judge by
         "probes.IntrinsicDimension.dimensions": (3, 10, 30, 100),
         "probes.IntrinsicDimension.epochs": 5,
         "pairs.Interpolation.steps": 21,

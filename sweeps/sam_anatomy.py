@@ -29,6 +29,14 @@ from tasks.train import Train
 BASE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 MEMBERS = (SAM, SAMMagnitude, SAMDirection, SAMAgree, SGDAgree, SAMAnatomy, ClampSAM, ClipSAM)
 
+
+def parts_of_sam(rho, **where):
+    """SAM against SGD, and the two halves of its gradient against the whole."""
+    sgd, *sam = ({"optimizer": name, **where} for name in ("SGD", "SAM", "SAMDirection", "SAMMagnitude"))
+    whole, *halves = ({**setting, **rho} for setting in sam)
+    return [(whole, sgd), *((half, whole) for half in halves)]
+
+
 sweep = Sweep(
     train=Train(
         dataset=CIFAR10(),
@@ -47,6 +55,12 @@ sweep = Sweep(
     probes=[Lanczos(k=1)],
     metric="test_accuracy",
     mode="max",
+    contrasts=[
+        pair
+        for model in ("ResNet18", "ResNet34", "ResNet50", "WideResNet")
+        for pair in parts_of_sam({"rho": 0.1}, model=model)
+    ],
+    margin=0.005,  # half a percentage point of accuracy counts as no difference
     smoke={
         "train.dataset": Digits(),
         "train.model": MLP(),
@@ -57,5 +71,7 @@ sweep = Sweep(
         "train.precision": "float32",
         "train.record.every": 5,
         "seeds": range(2),
+        "contrasts": parts_of_sam({}),
+        "margin": 0.02,  # Digits has few examples to judge by
     },
 )

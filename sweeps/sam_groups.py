@@ -32,6 +32,12 @@ def optimizers(rhos, cs, asam_rhos):
     )
 
 
+def with_clean_labels(*names):
+    return [tuple({**setting, "label_noise": 0.0} for setting in pair) for pair in names]
+
+
+SAM_01 = {"optimizer": "SAM", "rho": 0.1}
+
 sweep = Sweep(
     train=Train(
         dataset=CIFAR10(),
@@ -47,6 +53,11 @@ sweep = Sweep(
     probes=[Lanczos(k=1)],
     metric="test_accuracy",
     mode="max",
+    contrasts=with_clean_labels(
+        (SAM_01, {"optimizer": "SGD"}),
+        *(({"optimizer": "SAME", "rho": 0.1, "group": group, "c": 2.0}, SAM_01) for group in (1, 2, 3, 4)),
+    ),
+    margin=0.005,  # half a percentage point of accuracy counts as no difference
     smoke={
         "train.dataset": Digits(),
         "train.model": MLP(),
@@ -55,5 +66,10 @@ sweep = Sweep(
         "train.label_noise": tune.grid_search([0.0, 0.4]),
         "train.record.every": 5,
         "seeds": range(2),
+        "contrasts": with_clean_labels(
+            ({"optimizer": "SAM"}, {"optimizer": "SGD"}),
+            *(({"optimizer": "SAME", "group": group}, {"optimizer": "SAM"}) for group in (1, 2, 3, 4)),
+        ),
+        "margin": 0.02,  # Digits has few examples to judge by
     },
 )

@@ -32,6 +32,14 @@ def substitute_for_sgd_alone(train):
     return train.regularisers == () or isinstance(train.optimizer, SGD)
 
 
+def against_sgd(rho, **where):
+    """Each way of being robust against plain SGD; of SAM and its halves those that perturb per example."""
+    sgd = {"optimizer": "SGD", "regularisers": "none", **where}
+    members = [{"optimizer": name, "m": 1, **rho, **where} for name in ("SAM", "JSAM", "LogitSAM")]
+    penalty = {"optimizer": "SGD", "regularisers": (LastLayerL2(activations=1e-3, weights=1e-3),), **where}
+    return [(setting, sgd) for setting in (*members, penalty)]
+
+
 sweep = Sweep(
     train=Train(
         dataset=CIFAR10(),
@@ -49,6 +57,8 @@ sweep = Sweep(
     probes=[Lanczos(k=1)],
     metric="test_accuracy",
     mode="max",
+    contrasts=against_sgd({"rho": 0.1}, label_noise=0.4),
+    margin=0.005,  # half a percentage point of accuracy counts as no difference
     smoke={
         "train.dataset": Digits(),
         "train.model": MLP(),
@@ -58,5 +68,7 @@ sweep = Sweep(
         "train.label_noise": 0.4,
         "train.record.every": 5,
         "seeds": range(2),
+        "contrasts": against_sgd({}),
+        "margin": 0.02,  # Digits has few examples to judge by
     },
 )

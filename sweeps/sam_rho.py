@@ -34,13 +34,14 @@ sweep = Sweep(
         ),
     ),
     seeds=range(5),
-    baseline={"rho": 0.0}, margin=0.005,
     probes=[Lanczos(k=3), GradientNoise(), Perturbation(), SpectralDensity(), LossSurface()],
     pairs=[Interpolation(steps=41), AutoNEB()],
     groups=[Ensemble()],
     pair_when=same_setting | same_seed,
     metric="val_accuracy",
     mode="max",
+    baseline={"rho": 0.0},
+    margin=0.005,  # half a percentage point of accuracy counts as no difference
     smoke={
         "train.dataset": Digits(),
         "train.model": MLP(),
@@ -52,6 +53,7 @@ sweep = Sweep(
             ]
         ),
         "seeds": range(2),
+        "margin": 0.02,  # Digits has few examples to judge by
         "probes.SpectralDensity.vectors": 3,
         "probes.LossSurface.steps": (11, 11),
         "pairs.Interpolation.steps": 21,

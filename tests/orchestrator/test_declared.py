@@ -20,6 +20,7 @@ from orchestrator.sweep import Sweep, crossed
 from orchestrator.sweep_file import load_sweep, parse_overrides
 from tasks.errors import InvalidValue
 
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 BOTH = grid(Downhill(lr=grid(0.1, 0.2)), Sideways(lr=0.1, angle=grid(1.0, 2.0)))
 
 
@@ -252,3 +253,15 @@ def test_a_random_search_may_declare_a_baseline_that_it_draws() -> None:
 
     sweep = toy_sweep(train=Fit(rho=tune.choice([0.0, 0.1])), samples=12, baseline={"rho": 0.1})
     assert labels(sweep)[resolve(sweep, sweep.settings()).baseline or 0] == "rho=0.1"
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+@pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.py")), ids=lambda f: f.stem)
+def test_the_studies_declare_what_they_are_about(file: Path, smoke: bool) -> None:
+    sweep = load_sweep(file, smoke=smoke)
+    found = resolve(sweep, [] if sweep.search is not None else sweep.settings())
+    assert found.margin == (0.02 if smoke else 0.005)
+    if file.stem in ("asha", "optuna_lr"):  # settings that nobody knows beforehand
+        assert found.contrasts == ()
+    else:
+        assert found.contrasts and not found.notes

@@ -425,6 +425,7 @@ def infect(words: str) -> None:
         record[name] = with_words(record[name], words)
     for task in record["tasks"]:
         task["trials"] = [[s, r.removesuffix(words)] for s, r in task["trials"]]
+    record["declared"] |= {"contrasts": [[1, 0]], "baseline": 0, "margin": 0.001, "notes": [words], "confirms": words}
     for column in record["columns"]:
         column["metrics"] = with_words(column["metrics"], words)
         for curve in column["curves"]:
