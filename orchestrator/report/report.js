@@ -61,7 +61,8 @@
 
   function sortBy(table, column, descending) {
     const body = table.tBodies[0];
-    const rows = rowsOf(table).map((row, place) => ({ row, place, value: sortValue(row, column) }));
+    // What is equal keeps its order, trials that of their declaration.
+    const rows = rowsOf(table).map((row, i) => ({ row, place: Number(row.dataset.place ?? i), value: sortValue(row, column) }));
     rows.sort((a, b) => {
       if (a.value === null || b.value === null) return (a.value === null) - (b.value === null) || a.place - b.place;
       return (descending ? -1 : 1) * compare(a.value, b.value) || a.place - b.place;
@@ -317,10 +318,14 @@
 
   function ticks(low, high, log) {
     if (log) {
+      const decades = Math.log10(high / low);
+      const steps = decades < 0.7 ? [1, 1.5, 2, 3, 5, 7] : decades < 2 ? [1, 2, 5] : [1];
+      const every = Math.max(1, Math.ceil(decades / 5));
       const found = [];
-      const every = Math.max(1, Math.ceil((Math.log10(high) - Math.log10(low)) / 5));
-      for (let e = Math.ceil(Math.log10(low) - 1e-9); e <= Math.log10(high) + 1e-9; e += every) found.push(10 ** e);
-      return found.length > 1 ? found : [low, high];
+      for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e += every) {
+        found.push(...steps.map((m) => m * 10 ** e).filter((v) => v >= low && v <= high));
+      }
+      return found;
     }
     const rough = (high - low) / 4;
     const power = 10 ** Math.floor(Math.log10(rough));

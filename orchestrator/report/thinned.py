@@ -15,8 +15,11 @@ from ..study import Column, Study, TaskRecord
 if TYPE_CHECKING:
     import numpy as np
 
-MAX_FILES = 2000
-"""Files of arrays that are read for the page: about 1 ms each in a local store, a request each in a remote one."""
+MAX_FILES = 4000
+"""Files of arrays that are read for the page from a local store: less than 1 ms each."""
+
+MAX_FETCHED = 1000
+"""The same of a remote store: a request each, unless they are in the node's cache."""
 
 MAX_NUMBERS = 250_000
 """Numbers of curves in the page: 1.5 MB."""
@@ -37,7 +40,7 @@ class Thinned:
         lines: by key of the task, for each of its curves [index in `curves`, index in `xs`, [[quantity, values], …]];
             a value that is not finite is None.
         points: how many of a line's points are kept at most.
-        left_out: by column whose curves are not here, why.
+        left_out: what is not here, in words, and why.
     """
 
     curves: list[dict[str, Any]] = field(default_factory=list)
@@ -58,22 +61,25 @@ def thinned(study: Study) -> Thinned:
     trials = max((len(study.of_column(c.name)) for c in study.columns_of("train")), default=1)
     found.points = max(SHORTEST, min(LONGEST, 12_000 // max(trials, 1)))
     for column in study.columns_of("train", "probe"):
-        if not column.curves:
+        if any(curve["kind"] == "surface" for curve in column.curves):
+            found.left_out[f"the surfaces of {column.name}"] = "they are among the pictures"
+        if all(curve["kind"] == "surface" for curve in column.curves):
             continue
         tasks = [t for t in study.of_column(column.name) if study.statuses[t.key] in (DONE, DIVERGED)]
-        named = {f"{curve['file']}.npz" for curve in column.curves}
+        named = {f"{curve['file']}.npz" for curve in column.curves if curve["kind"] != "surface"}
         wanted = [(t, name) for t in tasks for name in sorted(named & set(study.manifest(t.key).get("files", {})))]
         if not wanted:
             continue
-        if files + len(wanted) > MAX_FILES:
-            found.left_out[column.name] = f"the page reads at most {MAX_FILES:,} files of arrays"
+        most = MAX_FILES if study.store.local is not None else MAX_FETCHED
+        if files + len(wanted) > most:
+            found.left_out[f"the curves of {column.name}"] = f"the page reads at most {most} files of arrays"
             continue
         files += len(wanted)
         lines: dict[str, list[list[Any]]] = {}
         size = 0
         base = len(found.curves)
         for task, name in wanted:
-            own = [(i, c) for i, c in enumerate(column.curves) if f"{c['file']}.npz" == name]
+            own = [(i, c) for i, c in enumerate(column.curves) if f"{c['file']}.npz" == name and c["kind"] != "surface"]
             for i, x, ys in _read(study, task, name, own, found.points):
                 place = places.setdefault(json.dumps(x), len(found.xs))
                 if place == len(found.xs):
@@ -82,7 +88,7 @@ def thinned(study: Study) -> Thinned:
                 lines.setdefault(task.key, []).append([base + i, place, ys])
                 size += sum(len(values) for _, values in ys)
         if numbers + size > MAX_NUMBERS:
-            found.left_out[column.name] = f"the page would hold more than {MAX_NUMBERS:,} numbers"
+            found.left_out[f"the curves of {column.name}"] = f"the page would hold more than {MAX_NUMBERS} numbers"
             continue
         numbers += size
         found.curves += [_about(column, curve) for curve in column.curves]

@@ -19,6 +19,8 @@ from typing import Any
 PATIENCE = 60.0
 """Seconds until a browser that does not answer has failed."""
 
+_FRAMES = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+
 
 def program() -> str | None:
     """The browser: Debian's chromium, or what is called so elsewhere."""
@@ -127,6 +129,10 @@ class Browser:
             raise RuntimeError(result["exceptionDetails"].get("exception", {}).get("description", "it threw"))
         return result["result"].get("value")
 
+    def settle(self) -> None:
+        """Wait until the page has been drawn as it is now."""
+        self.run(_FRAMES)
+
     def press(self, key: str) -> None:
         """A key of the keyboard ("Enter", "Escape", "ArrowRight"), for what has the focus."""
         code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9}[key]
@@ -136,10 +142,11 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """A click of the mouse in the middle of an element, which is scrolled to."""
+        self.settle()  # what is new on the page may move it
         place = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'center', behavior: 'instant'}); const r = e.getBoundingClientRect();"
-            "return {x: r.x + r.width / 2, y: r.y + r.height / 2}; })()"
+            f"(async () => {{ const e = document.querySelector({json.dumps(selector)});"
+            f"e.scrollIntoView({{block: 'center', behavior: 'instant'}}); await {_FRAMES};"
+            "const r = e.getBoundingClientRect(); return {x: r.x + r.width / 2, y: r.y + r.height / 2}; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, **place, button="left", clickCount=1)
