@@ -271,11 +271,14 @@ def outcome_of(graph: Graph, errors: Mapping[str, str], **about: Any) -> Outcome
     )
 
 
-def conclude(study: Study, store: Store, path: str | None, last_line: str, console: Console, trackers: Trackers) -> int:
+def conclude(
+    study: Study, store: Store, path: str | None, last_line: str, console: Console, trackers: Trackers | None = None
+) -> int:
     """Write what a run leaves (unless an equal report is there), print table, failures and last line."""
     from ..report import print_verdicts, terminal_table, write_report
 
-    trackers.complete(study)  # they take it in while the report is made
+    if trackers is not None:
+        trackers.complete(study)  # they take it in while the report is made
     latest = f"runs/{study.sweep}/{store.latest_run(study.sweep)}"
     if path is None and study.is_saved(store, latest):
         report = f"{latest}/report.html"
@@ -294,7 +297,7 @@ def conclude(study: Study, store: Store, path: str | None, last_line: str, conso
     console.print(terminal_table(study, console.width))
     print_verdicts(study, console)
     failed = print_failures(study, console)
-    for sentence in (*trackers.close(), f"report: {store.shown(report)}"):
+    for sentence in (*(trackers.close() if trackers is not None else ()), f"report: {store.shown(report)}"):
         console.print(sentence, markup=False, soft_wrap=True)
     console.print(last_line, markup=False)
     return EXIT_FAILED if failed or study.damaged else 0
