@@ -79,6 +79,16 @@ class OpenStudy(Study):
         """One row a setting, with what was measured on all its seeds together."""
         return tables.groups(self).to_pandas()
 
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """One row a comparison that was declared beforehand, with its verdict; empty where none was."""
+        return tables.verdicts(self).to_pandas()
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """One row a comparison that nobody declared: exploratory, with p-values that are not corrected."""
+        return tables.comparisons(self).to_pandas()
+
     def curves(self, column: str, file: str | None = None) -> pd.DataFrame:
         """What a training or probe recorded along an axis, one row a point: epochs of a history, steps along a slice.
 
@@ -274,10 +284,13 @@ class OpenStudy(Study):
 
     def _repr_html_(self) -> str:
         question, _, _ = self.question.partition("\n\n")
-        top = "".join(f"<p>{html.escape(remark)}</p>" for remark in self.remarks)
+        top = "".join(f"<p>{html.escape(text)}</p>" for text in (*self.remarks, self.findings.answer))
+        told = self.verdicts[["setting_a", "setting_b", "difference", "together_low", "together_high", "p_holm",
+                              "decision"]]  # fmt: skip
+        table = told.to_html(index=False, float_format="{:.4g}".format, na_rep="–") if len(told) else ""
         return (
             f"<h4>{html.escape(question or self.sweep)}</h4>"
-            f"<p><code>{html.escape(self.sweep)}</code>: {html.escape(self._size())}</p>{top}"
+            f"<p><code>{html.escape(self.sweep)}</code>: {html.escape(self._size())}</p>{top}{table}"
         )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "comparisons",
     "export",
     "groups",
+    "names",
     "pair_summary",
     "pairs",
     "summary",
@@ -117,18 +118,22 @@ def pair_summary(study: Study) -> pa.Table:
     return _table(rows, ["setting_a", "setting_b", *_SUMMARY_CELLS])
 
 
+def names(study: Study) -> list[str]:
+    """Which tables the study has: trials, summary, and those of pairs, groups, verdicts and comparisons if any."""
+    found = ["trials", "summary"]
+    found += ["pairs", "pair_summary"] if study.columns_of("pair") else []
+    found += ["groups"] if study.columns_of("group") else []
+    found += ["verdicts"] if study.findings.family else []
+    return [*found, *(["comparisons"] if study.findings.exploratory else [])]
+
+
 def all_tables(study: Study) -> dict[str, pa.Table]:
-    """All tables by name; pairs, pair_summary, groups, verdicts and comparisons where there are any."""
-    found = {"trials": trials(study), "summary": summary(study)}
-    if study.columns_of("pair"):
-        found |= {"pairs": pairs(study), "pair_summary": pair_summary(study)}
-    if study.columns_of("group"):
-        found["groups"] = groups(study)
-    if study.findings.family:
-        found["verdicts"] = verdicts(study)
-    if study.findings.exploratory:
-        found["comparisons"] = comparisons(study)
-    return found
+    """All tables by name (see `names`)."""
+    make = {
+        "trials": trials, "summary": summary, "pairs": pairs, "pair_summary": pair_summary, "groups": groups,
+        "verdicts": verdicts, "comparisons": comparisons,
+    }  # fmt: skip
+    return {name: make[name](study) for name in names(study)}
 
 
 def write_tables(study: Study, store: Store, run_path: str) -> list[str]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from ..store import Store
 from ..study import Study
+from ..tables import names as table_names
 from . import marked, origins, problems, words
 from .answer import answer
 from .links import Links
@@ -63,7 +64,7 @@ def render(study: Study, drawn: Sequence[Picture], home: Store) -> str:
         "provenance": origins.facts(study, links),
         "machines": origins.machines(study),
         "commands": origins.commands(study),
-        "files": [f"{name}.parquet" for name in _table_names(study)],
+        "files": [f"{name}.parquet" for name in table_names(study)],
         "notices": problems.notices(study),  # last: by now it is known which files are damaged
         "marked": marked,
         "hours": origins.hours,
@@ -108,13 +109,6 @@ def _json(data: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
-
-
-def _table_names(study: Study) -> list[str]:
-    names = ["trials", "summary"]
-    if study.columns_of("pair"):
-        names += ["pairs", "pair_summary"]
-    return names + (["groups"] if study.columns_of("group") else [])
 
 
 # Sections of pictures

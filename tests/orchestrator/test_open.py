@@ -66,6 +66,23 @@ def test_the_frames_are_the_tables(study):
     assert len(study.trials) == 9 and len(study.pairs) and len(study.groups) == 3
 
 
+def test_verdicts_and_comparisons_are_those_of_the_findings(study, tmp_path):
+    assert len(study.verdicts) == 0 and set(study.comparisons.setting_b) == {"rho=0.02"}, "the best setting"
+    found = {(c.a, c.metric.path): c for c in study.findings.exploratory}
+    for row in study.comparisons.itertuples():
+        c = found[[s.label for s in study.settings].index(row.setting_a), row.metric]
+        difference = c.comparison.difference
+        assert np.isnan(row.difference) if difference is None else row.difference == difference
+        assert (row.sentence, row.design) == (c.sentence, c.comparison.design)
+    saved(Store(str(tmp_path / "s")), train=Fit(rho=grid(0.0, 0.2)), pairs=[], groups=[], baseline={"rho": 0.0})
+    declared = orchestrator.open(str(tmp_path / "s"))
+    (row,) = declared.verdicts.to_dict("records")
+    (family,) = declared.findings.family
+    assert (row["setting_a"], row["setting_b"], row["metric"]) == ("rho=0.2", "rho=0", "Fit.val_accuracy")
+    assert (row["decision"], row["p_holm"]) == (family.verdict.decision, family.verdict.p_holm)
+    assert row["decision"] in declared._repr_html_() and declared.findings.answer in declared._repr_html_()
+
+
 def test_curves_hold_what_the_files_do_also_of_what_diverged(study):
     frame = study.curves("Fit")
     assert list(frame)[:5] == ["setting", "config.train.rho", "seed", "status", "key"]
