@@ -271,10 +271,10 @@ def _comparison(
         low, high = difference - half, difference + half
         if not lost_a and not lost_b:
             p = 2 * float(stdtr(degrees, -abs(difference) / se))
-    if difference is None:
-        note.append(
-            "no pair of which both runs survived" if design == "paired" else "one side has no run that survived"
-        )
+    if not len(x) or not len(y):
+        note.append("there are no runs to compare")
+    elif difference is None:
+        note.append("no pair has two runs that survived" if design == "paired" else "one side has no run that survived")
     if lost_a or lost_b:
         note.append("runs diverged: the difference is given survival, and only the exact test compares all runs")
     return Comparison(

@@ -2,9 +2,9 @@
 
 Each is conditional on the values: under the null hypothesis every assignment of signs (or of the values to the two
 groups) is equally likely. All of them are counted, by sorting the partial sums of one half of the values and looking
-up what the other half needs, so that 2ⁿ assignments cost 2^(n/2) steps; beyond `EXACT_UP_TO` values, `DRAWS` random
-ones stand for them and p is (b + 1)/(draws + 1) for each tail (Phipson & Smyth 2010). Two-sided p is twice the
-smaller tail, which includes the observed value.
+up what the other half needs, so that 2ⁿ assignments cost 2^(n/2) steps. Beyond `FLIPS_UP_TO` differences and
+`SPLITS_UP_TO` values, `DRAWS` random ones stand for them and p is (b + 1)/(draws + 1) for each tail (Phipson & Smyth
+2010). Two-sided p is twice the smaller tail, which includes the observed value.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DRAWS", "EXACT_UP_TO", "ExactTest", "permutation_test", "sign_flip_test"]
+__all__ = ["DRAWS", "FLIPS_UP_TO", "SPLITS_UP_TO", "ExactTest", "permutation_test", "sign_flip_test"]
 
-EXACT_UP_TO = 36
-"""Values (differences, or both groups together) up to which all assignments are counted."""
+FLIPS_UP_TO = 36
+"""Differences up to which all flips of their signs are counted: 2¹⁸ sums of each half take some milliseconds."""
+SPLITS_UP_TO = 30
+"""Values of both groups together up to which all splits are counted: with more, random ones are quicker."""
 DRAWS = 9999
 """Random assignments beyond that."""
 _SEED = 20_260_101  # fixed: the same values give the same p
@@ -67,7 +69,7 @@ def sign_flip_test(differences: Any, resolution: float = 0.0) -> ExactTest:
     size = np.abs(d)
     statistic = float(d.sum())
     slack = _slack(size, n * resolution if not ranks else 0.0)
-    if n <= EXACT_UP_TO:
+    if n <= FLIPS_UP_TO:
         left, right = (_signed_sums(half) for half in (size[: n // 2], size[n // 2 :]))
         right = np.sort(right)
         above = len(right) * len(left) - int(np.searchsorted(right, statistic - slack - left, "left").sum())
@@ -110,7 +112,7 @@ def permutation_test(a: Any, b: Any, resolution: float = 0.0) -> ExactTest:
     pooled = pooled - pooled.mean()
     statistic = float(pooled[:n].sum())
     slack = _slack(np.abs(pooled), n * resolution if not ranks else 0.0)
-    if n + m <= EXACT_UP_TO:
+    if n + m <= SPLITS_UP_TO:
         upper, lower = _split_tails(pooled, n, statistic, slack)
     else:
         rng = np.random.default_rng(_SEED)

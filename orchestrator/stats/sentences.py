@@ -61,7 +61,7 @@ def _no_decision(v: Verdict) -> str:
 def _cannot_decide(v: Verdict, needed: float) -> str:
     c = v.comparison
     if not c.n_a or not c.n_b:
-        return "Cannot decide: there are no runs to compare."
+        return f"Cannot decide: {c.note}."
     if c.diverged_a == c.n_a and c.diverged_b == c.n_b:
         return f"Cannot decide {_seeds(c)}: every run of both settings diverged."
     if c.smallest_p == 1 and not c.diverged and max(c.n_a, c.n_b) > 1 and c.difference == 0:
@@ -121,6 +121,8 @@ def _why_exact(c: Comparison) -> str:
         )
     if min(c.n_a, c.n_b) < 2:
         return "one run has no spread"
+    if c.spread:
+        return c.note or "no t test holds"
     if c.design == "paired":
         return f"all {c.used} differences are {_signed(c.difference or 0.0)}, without any spread"
     return f"all runs of a setting give the same value, {_number(c.mean_a or 0.0)} and {_number(c.mean_b or 0.0)}"

@@ -240,6 +240,17 @@ def test_nothing_to_decide_from(a, b, words):
         assert found.decision == "cannot decide" and words in found.reasons[0]
 
 
+def test_other_grounds_for_no_t_test_are_told_as_their_note():
+    """As where seeds share streams in a way that no interval heeds."""
+    crossed = replace(TEMPLATE, se=None, degrees=None, p=None, p_exact=1.0, smallest_p=1.0, note="seeds share streams")
+    (found,) = decide([crossed], mode="max")
+    assert found.reasons == ("Cannot decide at 5 seeds: seeds share streams, and no test can tell.",)
+    nothing = replace(compare_paired([], [], mode="max"), note="a scheduler stopped trainings early")
+    assert decide([nothing], mode="max")[0].reasons == ("Cannot decide: a scheduler stopped trainings early.",)
+    beside = decide([replace(contrast(9.0, 1.0), smallest_p=1.0)], mode="max")[0]
+    assert beside.decision == "better" and len(beside.reasons) == 1
+
+
 def test_the_exact_test_beside_is_heard():
     x = np.arange(5) / 8
     out_of_reach = decide([compare_paired(x + np.array([1.0, 1.1, 0.9, 1, 1.05]), x, mode="max")], mode="max")[0]
