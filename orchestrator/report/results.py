@@ -184,7 +184,8 @@ def _others(study: Study, column: Column, shown: Sequence[Metric]) -> Table | No
     table.title = column.name
     table.about = [m.name for m in study.metrics_of(column) if m not in shown and m.name != DIVERGED]
     if same:
-        tasks = marked.count(len(done), "task", "tasks_done")
+        many = marked.number(len(done), "tasks_done", of="count", column=column.name)
+        tasks = Markup("{} {}").format(many, "task" if len(done) == 1 else "tasks")
         table.notes.append(Markup("The same in all {} that ended well: {}.").format(tasks, Markup(", ").join(same)))
     if counted:
         table.notes.append(Markup("Not numbers: {}.").format(Markup("; ").join(counted)))
