@@ -1,4 +1,4 @@
-"""What the numbers of sam_rho's report must be: computed from the manifests in a store, by other means than the report's.
+"""What the numbers of sam_rho's report must be, from the manifests in a store, by other means than the report's.
 
 What the trainings, probes and pairs measured is read from the manifests alone: which setting and seed an artifact is
 about, too. Means, intervals, tests and effect sizes are scipy's and statsmodels', or counted by brute force.
