@@ -21,15 +21,31 @@ if TYPE_CHECKING:
 __all__ = ["OpenStudy", "open_study"]
 
 
-def open_study(uri: str, sweep: str | None = None, run: str | None = None) -> OpenStudy:
+def open_study(uri: str, sweep: str | Sequence[str] | None = None, run: str | None = None) -> OpenStudy:
     """See `orchestrator.open`."""
-    from .runs import find_run, load
+    from .combine import combine, names_of
 
-    store = Store(uri)
+    if sweep is None or isinstance(sweep, str):
+        study, _, _ = _load(uri, sweep, run)
+        return OpenStudy.of(study)
+    if run is not None:
+        raise InvalidValue(f"run={run!r} is about one of several sweeps: write SWEEP/{run} for that one.")
+    found = [_load(uri, text, None) for text in sweep]
+    names = names_of([s.sweep for s, _, _ in found], [path for _, path, _ in found], [str(st) for _, _, st in found])
+    return OpenStudy.of(combine([s for s, _, _ in found], names))
+
+
+def _load(uri: str, sweep: str | None, run: str | None) -> tuple[Study, str, Store]:
+    """The study of a run, the run's name, its store."""
+    from .runs import RunName, find_run, load, run_name
+
+    name = run_name(sweep) if sweep else RunName(None)
+    store = Store(name.store or uri)
     store.check_format()
     if store.local is not None and not store.local.is_dir():
-        raise StoreError(f"There is no store at {uri!r}: no such folder ({store.local}).")
-    return OpenStudy.of(load(store, find_run(store, sweep, run)))
+        raise StoreError(f"There is no store at {name.store or uri!r}: no such folder ({store.local}).")
+    path = find_run(store, name.sweep, run or name.run)
+    return load(store, path), path.rpartition("/")[2], store
 
 
 class OpenStudy(Study):

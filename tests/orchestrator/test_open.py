@@ -152,6 +152,19 @@ def test_a_misspelt_sweep_or_run_is_answered_with_the_nearest(uri, sweep, run, w
     assert words in str(error.value)
 
 
+def test_several_runs_are_opened_together(uri, tmp_path):
+    other = Store(str(tmp_path / "other"))
+    saved(other, train=Fit(rho=0.02), seeds=range(3, 5), probes=[], pairs=[], groups=[])
+    both = orchestrator.open(uri, ["toy", f"{other.local}#toy/2026"])
+    assert len(both.trials) == 9 + 2 and len(both.select(rho=0.02)) == 5
+    assert "2 runs taken together" in both._repr_html_()
+    key = both.select(rho=0.02, seed=4).key.iloc[0]
+    assert other.local in both.artifact(key).path("history.npz").parents
+    assert len(both.curves("Fit")) == 11 * 6
+    with pytest.raises(StoreError, match="did you mean 'toy'"):
+        orchestrator.open(uri, ["toy", "tyo"])
+
+
 def test_an_absent_store_is_one_sentence(tmp_path):
     with pytest.raises(StoreError, match="There is no store at"):
         orchestrator.open(str(tmp_path / "none"), "toy")
