@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from .errors import InvalidValue, nearest
+from .nearby import nearest_file
 
 KINDS = ("RayJob", "RayCluster")
 _OTHER_FILES = {
@@ -33,7 +34,8 @@ def read_documents(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InvalidValue(f"The cluster file {str(path)!r} cannot be read: {error.strerror}.") from None
+        hint = nearest_file(path, "*.yaml", "*.yml") if isinstance(error, FileNotFoundError) else ""
+        raise InvalidValue(f"The cluster file {str(path)!r} cannot be read: {error.strerror}{hint}.") from None
     except UnicodeDecodeError:
         raise InvalidValue(f"The cluster file {str(path)!r} is not text in UTF-8.") from None
     try:

@@ -349,8 +349,16 @@ class Sweep:
         for path, value in overrides.items():
             head, *rest = path.split(".")
             if not isinstance(path, str) or head not in _OVERRIDABLE:
+                if path in {f.name for f in dataclasses.fields(Sweep)}:
+                    raise InvalidValue(f"{path!r} cannot be overridden: change it in the sweep file.")
                 raise InvalidValue(f"There is no {path!r} in a sweep{nearest(path, sweep.paths())}.")
-            if not rest:
+            new: Any
+            if head == "slots":
+                new = {**sweep.slots, **_slots(sweep, rest, value, path)}
+            elif head == "slot" and rest:
+                whole = repr({**(sweep.slot or {}), ".".join(rest): value}).replace("'", '"')
+                raise InvalidValue(f"{path!r}: a slot is given as a whole, such as --set 'slot={whole}'.")
+            elif not rest:
                 new = value
             elif head == "train":
                 new = _replaced(sweep.train, rest, value, path, sweep)
@@ -369,13 +377,41 @@ class Sweep:
             for probe in getattr(self, group):
                 name = f"{group}.{type(probe).__name__}"
                 found += [name, *_paths(probe, name)]
-        return found
+        return found + [f"slots.{name}" for name in _kinds(self)]
 
 
 _OVERRIDABLE = (
     "train", "seeds", "probes", "pairs", "groups", "pair_when", "setting_when", "metric", "mode", "samples", "search",
-    "scheduler", "search_seed", "slot", "snapshot_seconds", *NAMES,
+    "scheduler", "search_seed", "slot", "slots", "snapshot_seconds", *NAMES,
 )  # fmt: skip
+
+
+def _kinds(sweep: Sweep) -> dict[str, type[Task]]:
+    """The classes of the sweep's tasks, and of the tasks in their fields, by name."""
+    found: dict[str, type[Task]] = {}
+    todo: list[Any] = [sweep.train, *sweep.probes, *sweep.pairs, *sweep.groups]
+    while todo:
+        part = todo.pop(0)
+        if isinstance(part, Task):
+            found.setdefault(type(part).__name__, type(part))
+        todo += part.get("grid_search", ()) if is_space(part) and isinstance(part, Mapping) else parts(part).values()
+    return found
+
+
+def _slots(sweep: Sweep, rest: Sequence[str], value: Any, path: str) -> dict[type[Task], Any]:
+    """What `slots.Lanczos={"cpu": 1}` means; without a name, a mapping from names or classes."""
+    kinds = _kinds(sweep)
+    given = {".".join(rest): value} if rest else value
+    if not isinstance(given, Mapping):
+        raise InvalidValue(f"slots must map kinds of task to slots, as in {{'Lanczos': {{'cpu': 1}}}}, not {value!r}.")
+    found: dict[type[Task], Any] = {}
+    for name, slot in given.items():
+        kind = kinds.get(name) if isinstance(name, str) else name
+        if kind is None:
+            hint = nearest(name, kinds)
+            raise InvalidValue(f"{path!r}: the sweep has no task {name!r}{hint}; it has {', '.join(kinds)}.")
+        found[kind] = slot
+    return found
 
 
 def identity(train: Task) -> str:

@@ -21,6 +21,7 @@ from tasks.spec import Spec
 from .declared import NAMES
 from .errors import SweepError
 from .keys import SWEEP_MODULE_PREFIX
+from .nearby import nearest_file
 from .sweep import PairRule, Seeds, Sweep, crossed, same_seed, same_setting, vary
 
 _KNOWN: dict[str, Any] = {"same_setting": same_setting, "same_seed": same_seed, "vary": vary, "crossed": crossed}
@@ -44,8 +45,7 @@ def load_sweep(file: str | Path, *, smoke: bool = False, sets: Sequence[str] = (
     """
     path = Path(file)
     if not path.exists():
-        others = [str(p) for p in (path.parent if path.parent.is_dir() else Path()).glob("*.py")]
-        raise SweepError(f"There is no sweep file {str(file)!r}{nearest(str(file), others)}.")
+        raise SweepError(f"There is no sweep file {str(file)!r}{nearest_file(file, '*.py')}.")
     if path.is_dir() or path.suffix != ".py":
         raise SweepError(f"{str(file)!r} is not a sweep file: name a Python file such as sweeps/sam_rho.py.")
     module_name = SWEEP_MODULE_PREFIX + path.stem

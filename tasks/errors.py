@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -23,7 +23,15 @@ class DataError(UserError):
     """A dataset is missing, cannot be downloaded, or its files are damaged."""
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """`" (did you mean 'k'?)"` for the valid name that is closest to `name`, or `""`."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def nearest(name: str, valid: Iterable[str], tell: Mapping[str, str] | None = None) -> str:
+    """`" (did you mean 'k'?)"` for the valid name that is closest to `name`, in whatever case, or `""`.
+
+    Args:
+        tell: what to call a valid name.
+    """
+    by_case = {v.lower(): v for v in reversed(list(valid))}
+    close = difflib.get_close_matches(name.lower(), list(by_case), n=1, cutoff=0.5)
+    if not close:
+        return ""
+    found = by_case[close[0]]
+    return f" (did you mean {found if tell is None else tell[found]!r}?)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,18 +14,24 @@ from typing import Any
 
 from ..__main__ import default_store
 from ..combine import combine, names_of
-from ..errors import StoreError, UserError
+from ..errors import StoreError, UserError, nearest
+from ..nearby import nearest_store
 from ..runs import RunName, find_run, load, run_name
 from ..store import Store
 from ..study import Study
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, new: bool = False) -> Store:
     """The store at a URI.
+
+    Args:
+        new: it may be one that is to be made; else none is meant where there is another of nearly that name.
 
     Raises:
         StoreError: it cannot be opened, or a newer version wrote it.
     """
+    if not new and (hint := nearest_store(uri)):
+        raise StoreError(f"There is no store {uri!r}{hint}.")
     store = Store(uri)
     store.check_format()
     return store
@@ -107,13 +114,31 @@ def find_artifact(store: Store, prefix: str, known: Mapping[str, str] | None = N
     listed = catalogue(store) if known is None else known
     found = sorted((name, key) for key, name in listed.items() if key.startswith(prefix))
     if not found:
-        raise StoreError(
-            f"The store {store} holds no artifact whose key begins with {prefix!r}: see `orchestrator ls`."
-        )
+        raise no_such_key(store, prefix, listed, "artifact whose key")
     if len(found) > 1:
         keys = ", ".join(f"{name} {key[:12]}" for name, key in found[:4])
         raise StoreError(f"{prefix!r} is the beginning of {len(found)} keys ({keys}, …): give more of it.")
     return found[0]
+
+
+def no_such_key(store: Store, prefix: str, known: Mapping[str, str], what: str) -> StoreError:
+    """The error for the beginning of a key that none has, with the nearest that one has.
+
+    Args:
+        known: name of the task class by key.
+        what: what there is none of ("artifact whose key").
+    """
+    told = f"The store {store} holds no {what} begins with {prefix!r}"
+    names = sorted(set(known.values()))
+    if prefix in names:
+        return StoreError(f"{told}, which is a kind of task: `orchestrator ls {prefix}` lists the keys.")
+    if re.fullmatch("[0-9a-f]{4,}", prefix.lower()):
+        # Few keys are alike in their first three digits, or in those after them.
+        alike = {key[: len(prefix)] for key in known if prefix[:3] == key[:3] or prefix[3:6] == key[3:6]}
+        hint = nearest(prefix, alike)
+    else:
+        hint = nearest(prefix, names)
+    return StoreError(f"{told}{hint}: see `orchestrator ls`.")
 
 
 def size_in_words(size: float) -> str:

@@ -13,7 +13,7 @@ from ..errors import StoreError
 from ..events import read_events
 from ..store import Store
 from ..text import say
-from .common import catalogue, open_store
+from .common import catalogue, no_such_key, open_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,11 @@ def run(options: argparse.Namespace) -> int:
         if told:
             say(told)
             return 0
-        if any(key.startswith(options.key) for key in catalogue(store)):
+        known = catalogue(store)
+        if any(key.startswith(options.key) for key in known):
             say("The task printed nothing.")
             return 0
-        raise StoreError(f"The store {store} holds no log of a task whose key begins with {options.key!r}.")
+        raise no_such_key(store, options.key, known, "log of a task whose key")
     keys = {path.rpartition("/")[2].partition(".")[0] for path in logs}
     if len(keys) > 1:
         raise StoreError(f"{options.key!r} is the beginning of {len(keys)} keys with a log: give more of it.")

@@ -23,6 +23,10 @@ def run(options: argparse.Namespace) -> int:
     store = open_store(options.store)
     names = store.task_names()
     if options.task and options.task not in names:
+        if store.find(options.task):
+            raise StoreError(
+                f"{options.task!r} is the beginning of a key, not a kind of task: `orchestrator show` tells."
+            )
         held = f"; it holds {', '.join(names)}" if names else ""
         raise StoreError(f"The store {store} holds no {options.task!r}{nearest(options.task, names)}{held}.")
     chosen = [options.task] if options.task else names

@@ -30,6 +30,7 @@ from typing import Any
 
 from ..__main__ import EXIT_FAILED
 from ..errors import StoreError, UserError
+from ..nearby import nearest_file
 from ..provenance import Lineage, Rebuilder, lineage, part
 from ..store import Store
 from ..text import say
@@ -44,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     store = open_store(options.store)
+    if options.file is not None and not Path(options.file).is_file():
+        raise UserError(f"There is no sweep file {options.file!r}{nearest_file(options.file, '*.py')}.")
     known = catalogue(store)
     origin = lineage(store, *find_artifact(store, options.key, known), known)
     assert origin.manifest is not None

@@ -100,7 +100,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def load(options: argparse.Namespace) -> tuple[Sweep, Store, Decisions, Plan]:
     """The sweep as asked for, its store, and its plan."""
     sweep = load_sweep(options.file, smoke=options.smoke, sets=options.sets, seeds=options.seeds)
-    store = open_store(options.store)
+    store = open_store(options.store, new=True)
     decisions = Decisions(sweep, store)
     return sweep, store, decisions, make_plan(sweep, store, decisions.configs[: sweep.samples])
 

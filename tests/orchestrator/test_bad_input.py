@@ -160,6 +160,23 @@ ARGUMENTS = {
     "missing file": Case(("sweep", "studdy.py"), "did you mean 'study.py'"),
     "a folder": Case(("sweep", "."), "not a sweep file"),
     "misspelt path": Case(("sweep", "net.py", "--set", "train.epoch=2"), "did you mean 'train.epochs'"),
+    "a folder that is misspelt": Case(
+        ("sweep", "sweps/width.py"), "did you mean 'sweeps/width.py'", {"sweeps/width.py": GOOD}
+    ),
+    "a field in capitals": Case(("sweep", "net.py", "--set", "train.Epochs=2"), "did you mean 'train.epochs'"),
+    "a field that stays": Case(("sweep", "net.py", "--set", "smoke=1"), "change it in the sweep file"),
+    "a slot for a kind that is misspelt": Case(
+        ("sweep", "net.py", "--set", "slots.Lanzcos={'cpu': 1}"), "no task 'Lanzcos' (did you mean 'Lanczos'?)"
+    ),
+    "a part of a slot": Case(("sweep", "net.py", "--set", "slot.cpu=2"), "--set 'slot={\"cpu\": 2}'"),
+    "a tracker that is misspelt": Case("sweep study.py --log tensorbord:x", "did you mean 'tensorboard'"),
+    "a kind of artifact for a key": Case("show Look", "`orchestrator ls Look` lists the keys"),
+    "a kind that is misspelt for a key": Case("verify Lokk", "did you mean 'Look'"),
+    "a store that is misspelt": Case("report study --store artefacts", "'artefacts' (did you mean 'artifacts'"),
+    "a sweep file to rebuild from that is misspelt": Case("rerun KEY --file studdy.py", "did you mean 'study.py'"),
+    "a cluster file that is misspelt": Case(
+        "plan study.py --cluster clustr.yaml", "did you mean 'cluster.yaml'", {"cluster.yaml": ""}
+    ),
     "misspelt head": Case(("sweep", "net.py", "--set", "trian.epochs=2"), "did you mean 'train.epochs'"),
     "misspelt probe": Case(("sweep", "net.py", "--set", "probes.Lanzcos.k=2"), "did you mean 'probes.Lanczos.k'"),
     "no value": Case(("sweep", "net.py", "--set", "train.epochs"), "PATH=VALUE"),
@@ -208,10 +225,10 @@ ARGUMENTS = {
     "a run outside of the store": Case("report study --run ../../..", "no run '../../..'"),
     "a sweep that never ran": Case("status studdy", "did you mean 'study'"),
     "export to a file": Case("export study --to study.py", "'study.py'"),
-    "unknown format": Case("export study --format xlsx", "csv or parquet, not 'xlsx'"),
+    "unknown format": Case("export study --format xlsx", "latex, not 'xlsx'"),
     "a graph where there is no folder": Case("plan study.py --graph no/such/plan.dot", "no/such/plan.dot"),
     "rerun to a folder that is full": Case("rerun KEY --to full", "'full' is not empty", {"full/x": ""}),
-    "rerun with a file that is not there": Case("rerun KEY --file gone.py", "gone.py, which is not there"),
+    "rerun with a file that is not there": Case("rerun KEY --file gone.py", "There is no sweep file 'gone.py'"),
 }
 
 STORES = {

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from orchestrator.__main__ import GROUPS, VERBS, help_text, make_parser
+from orchestrator.__main__ import GROUPS, VERBS, help_text, main, make_parser
 
 
 def examples(text: str) -> list[list[str]]:
@@ -21,8 +21,9 @@ def examples(text: str) -> list[list[str]]:
 def test_the_examples_of_every_verb_are_understood(verb):
     text = importlib.import_module(f"orchestrator.commands.{verb}").__doc__ or ""
     _, _, below = text.partition("\nexamples:\n")
+    below, _, _ = below.partition("\n\n")
     found = examples(below)
-    assert found and len(found) == sum(bool(line.strip()) for line in below.splitlines())
+    assert found and len(found) == len(below.splitlines())
     for name, *rest in found:
         assert name == verb
         make_parser(verb).parse_all(rest)
@@ -40,3 +41,16 @@ def test_help_names_every_verb_once_and_every_option_says_what_it_does():
     for verb in VERBS:
         parser = make_parser(verb)
         assert all(action.help for action in parser._actions), verb
+
+
+def test_help_however_it_is_asked_for(capsys):
+    assert (main(["help"]), main(["--help"]), main([])) == (0, 0, 2)
+    assert capsys.readouterr().out.count("a first session") == 3
+    with pytest.raises(SystemExit, match="0"):
+        main(["help", "ls"])
+    assert capsys.readouterr().out.startswith("usage: orchestrator ls")
+
+
+def test_an_option_before_the_verb_is_answered(capsys):
+    assert main(["--store", "there", "status"]) == 2
+    assert "options such as --store come after it" in capsys.readouterr().err

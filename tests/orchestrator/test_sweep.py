@@ -302,6 +302,14 @@ def test_overrides_reach_every_depth() -> None:
     assert (new.seeds, new.metric, new.mode, new.slot) == ((0, 1), "train_loss", "min", {"cpu": 2.0})
 
 
+def test_slots_of_kinds_of_tasks_are_overridden_by_their_names() -> None:
+    declared = sweep(probes=[Curvature()], slots={Fit: {"gpu": 1}})
+    changed = declared.override(parse_overrides(["slots.Curvature={'cpu': 2}"], {}))
+    assert changed.slots == {Fit: {"cpu": 1.0, "gpu": 1.0}, Curvature: {"cpu": 2.0}}
+    assert declared.override({"slots": {"Points": {"cpu": 4}}}).slots[Points] == {"cpu": 4.0}  # an input of Fit's
+    assert "slots.Curvature" in declared.paths()
+
+
 def test_an_override_of_a_field_that_only_some_options_have() -> None:
     new = sweep(**FULL).override({"train.optimizer.angle": 3})
     assert new.train.optimizer["grid_search"] == [Downhill(), Sideways(angle=3.0)]
