@@ -34,11 +34,11 @@ def terminal_table(study: Study, width: int = 80) -> Table:
     rows = study.settings if len(study.settings) <= MAX_ROWS else ranked(study)[:MAX_ROWS]
     labels = [("★ " if s.index == best else "  " if best is not None else "") + folded(s.label) for s in rows]
 
-    room = width - max(cell_len(line) for text in [*labels, "setting"] for line in text.splitlines()) - 3
+    room = width - max(cell_len(line) for text in [*labels, "setting"] for line in text.splitlines()) - 2
     chosen: dict[str, list[str]] = {}
     for metric in _by_importance(metrics):
         cells = [_cell(summaries[metric.path].get(s.index), seeds) for s in rows]
-        wide = max(cell_len(t) for t in [*cells, metric.column.name, metric.name]) + 2
+        wide = max(cell_len(t) for t in [*cells, metric.column.name, metric.name]) + 3  # padding and rule
         if wide > room and chosen:
             break
         chosen[metric.path] = cells

@@ -32,8 +32,8 @@ def print_verdicts(study: Study, console: Console) -> None:
         ranked = sorted(found.family, key=lambda c: c.verdict is None or c.verdict.decision not in _DECIDED)
         shown = found.family if len(found.family) <= MAX_ROWS else ranked[:MAX_ROWS]
         rows = [_cells(study, found, c) for c in shown]
-        fixed = sum(max(len(row[i]) for row in [_HEAD, *rows]) + 2 for i in range(1, len(_HEAD)))
-        room = max(console.width - fixed - 4, 16)
+        fixed = sum(max(len(row[i]) for row in [_HEAD, *rows]) + 3 for i in range(1, len(_HEAD)))
+        room = max(console.width - fixed - 2, 16)  # as rich counts padding and rules
         table = Table(
             box=box.SIMPLE_HEAD, caption=escape(_caption(study, found)), caption_justify="left", pad_edge=False
         )
@@ -70,7 +70,8 @@ def _cells(study: Study, found: Findings, c: Compared) -> tuple[str, ...]:
         label += f" − {study.settings[c.b].label}"
     difference = words.with_sign(c.comparison.difference, 2)
     interval = "–" if v.low is None else f"{words.with_sign(v.low, 2)} to {words.with_sign(v.high, 2)}"
-    return label, v.decision, difference, interval, p_value(v.p_holm) if v.decision != "cannot decide" else "–"
+    p = {"cannot decide": None, "equivalent": v.p_equivalence}.get(v.decision, v.p_holm)
+    return label, v.decision, difference, interval, "–" if p is None else p_value(p)
 
 
 def _rival(found: Findings) -> int | None:
@@ -90,7 +91,9 @@ def _caption(study: Study, found: Findings) -> str:
     counted = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else words.count(seeds[0], "seed")
     design = ", paired by seed" if all(c.comparison.design == "paired" for c in found.family) else ""
     corrected = f"; p and intervals hold for all {many} together (Holm)" if many > 1 else ""
-    margin = f"; equivalent within ±{found.declared.margin:g}" if found.declared.margin is not None else ""
+    margin = ""
+    if found.declared.margin is not None:
+        margin = f"; equivalent: within ±{found.declared.margin:g} by two one-sided tests, whose p that is"
     decided = [v for c in found.family if (v := c.verdict) is not None and v.decision in ("better", "worse")]
     doubted = sum(v.test == "t" and v.p_exact_holm > 1 - v.level + 1e-9 for v in decided)
     confirmed = f"{len(decided) - doubted} of {words.count(len(decided), 'decision')}"

@@ -466,8 +466,8 @@ def test_the_terminal_shows_the_verdicts(tmp_path: Path, width: int) -> None:
     declared = shown(study_of(tmp_path, seeds=range(5), margin=0.02), width)
     assert re.search(r"rho=0\.1 (equivalent|better|no decision) [+−]0\.\d+ \S+ to \S+ \S+", declared)
     assert "5 seeds, paired by seed; p and intervals hold for all 3 together (Holm)" in declared
-    assert "equivalent within ±0.02" in declared
-    assert "to confirm it: python -m orchestrator confirm toy.py" in declared
+    assert "equivalent: within ±0.02 by two one-sided tests" in declared
+    assert "to confirm it: python -m orchestrator confirm toy.py" in declared and "…" not in declared
     nothing = shown(study_of(tmp_path, seeds=range(5), baseline=None), width)
     assert "No comparison was declared beforehand" in nothing and "Exploratory" not in nothing
     two = shown(study_of(tmp_path, seeds=range(2)), width)
