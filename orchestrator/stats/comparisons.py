@@ -32,6 +32,7 @@ __all__ = [
 
 Mode = Literal["max", "min"]
 Design = Literal["paired", "unpaired"]
+_LARGEST, _SMALLEST = 1e150, 1e-150  # beyond these a square is infinite, or 0
 
 
 @dataclass(frozen=True)
@@ -132,14 +133,15 @@ def compare_paired(a: Any, b: Any, *, mode: Mode, level: float = 0.95) -> Compar
     both = np.isfinite(x) & np.isfinite(y)
     kept_x, kept_y = x[both], y[both]
     d = kept_x - kept_y
-    resolution = _resolution(kept_x, kept_y)
+    largest = np.maximum(np.abs(kept_x), np.abs(kept_y))
     differences = np.zeros(n)  # where both diverged
     apart = x != y
     differences[apart] = x[apart] - y[apart]
-    exact = sign_flip_test(differences, resolution)
+    exact = sign_flip_test(differences, float(np.finfo(float).eps * largest.sum()))
     used = len(d)
     sd = float(np.std(d, ddof=1)) if used > 1 else None
-    spread = used > 1 and bool(np.ptp(d) > 2 * resolution)
+    rounding = _epsilon(kept_x, kept_y) * largest
+    spread = sd is not None and sd > _SMALLEST and bool((d - rounding).max() > (d + rounding).min())
     se = degrees = effect = effect_av = None
     if spread and sd is not None:
         se, degrees, mean = sd / math.sqrt(used), float(used - 1), float(d.mean())
@@ -170,17 +172,20 @@ def compare_unpaired(a: Any, b: Any, *, mode: Mode, level: float = 0.95) -> Comp
     x, y = worst_if_diverged(a, mode), worst_if_diverged(b, mode)
     kept_x, kept_y = x[np.isfinite(x)], y[np.isfinite(y)]
     n, m = len(kept_x), len(kept_y)
-    resolution = _resolution(kept_x, kept_y)
-    exact = permutation_test(x, y, resolution)
+    exact = permutation_test(x, y)
     sd = se = degrees = effect = None
     note = []
     if n > 1 and m > 1:
-        varied = [float(np.ptp(kept)) > resolution for kept in (kept_x, kept_y)]
+        epsilon = _epsilon(kept_x, kept_y)
+        varied = [
+            float(np.ptp(kept)) > max(epsilon * float(np.abs(kept).max()), _SMALLEST) for kept in (kept_x, kept_y)
+        ]
         va, vb = float(np.var(kept_x, ddof=1)), float(np.var(kept_y, ddof=1))
         sd = math.sqrt(((n - 1) * va + (m - 1) * vb) / (n + m - 2))
         if any(varied):
-            se = math.sqrt(va / n + vb / m)
-            degrees = se**4 / ((va / n) ** 2 / (n - 1) + (vb / m) ** 2 / (m - 1))
+            variance = va / n + vb / m
+            part = va / n / variance
+            se, degrees = math.sqrt(variance), 1 / (part**2 / (n - 1) + (1 - part) ** 2 / (m - 1))
             effect = hedges_g(float(kept_x.mean() - kept_y.mean()), sd, n, m, level)
         if not all(varied):
             sides = [s for s, v in zip((f"{n} of the first", f"{m} of the second"), varied, strict=True) if not v]
@@ -211,7 +216,7 @@ def equivalence(comparison: Comparison, margin: float, level: float = 0.95) -> E
 
 
 def worst_if_diverged(values: Any, mode: Mode) -> np.ndarray:
-    """The values, those that are not finite replaced by the worst infinity.
+    """The values, those that are not finite (or of which no square is) replaced by the worst infinity.
 
     Args:
         values: shape (n,).
@@ -223,11 +228,11 @@ def worst_if_diverged(values: Any, mode: Mode) -> np.ndarray:
     x = np.asarray(values, dtype=float)
     if x.ndim != 1:
         raise ValueError(f"values must have 1 axis, not shape {x.shape}")
-    return np.where(np.isfinite(x), x, -math.inf if mode == "max" else math.inf)
+    return np.where(np.abs(x) < _LARGEST, x, -math.inf if mode == "max" else math.inf)
 
 
-def _resolution(x: np.ndarray, y: np.ndarray) -> float:
-    """How far apart rounding alone may put two values: that of float32 if all of them are float32 numbers.
+def _epsilon(x: np.ndarray, y: np.ndarray) -> float:
+    """How far apart rounding alone may put two values, relative to them: as in float32 if all are float32 numbers.
 
     A constant difference of accuracies in float32 has a standard deviation of 1e-8 instead of 0, and would otherwise
     have a t statistic of a million.
@@ -235,11 +240,8 @@ def _resolution(x: np.ndarray, y: np.ndarray) -> float:
     import numpy as np
 
     values = np.concatenate([x, y])
-    if not len(values):
-        return 0.0
-    largest = float(np.abs(values).max())
-    single = largest < 1e38 and bool((values.astype(np.float32) == values).all())
-    return float(np.finfo(np.float32 if single else np.float64).eps) * largest
+    single = bool((np.abs(values) < 1e38).all()) and bool((values.astype(np.float32) == values).all())
+    return float(np.finfo(np.float32 if single else np.float64).eps)
 
 
 def _comparison(

@@ -44,7 +44,7 @@ class ExactTest:
     name: str
 
 
-def sign_flip_test(differences: Any, resolution: float = 0.0) -> ExactTest:
+def sign_flip_test(differences: Any, rounding: float = 0.0) -> ExactTest:
     """Are paired differences centred on 0? Exact where the two values of each pair could as well be swapped.
 
     The statistic is the mean difference. Where a difference is infinite (one run of the pair diverged) it is
@@ -53,12 +53,12 @@ def sign_flip_test(differences: Any, resolution: float = 0.0) -> ExactTest:
 
     Args:
         differences: shape (n,), may hold ±inf, not nan.
-        resolution: differences no larger than this are 0: rounding.
+        rounding: sums of them that are no further apart than this tie.
     """
     import numpy as np
 
     d = np.asarray(differences, dtype=float)
-    d = d[np.abs(d) > resolution]
+    d = d[d != 0]
     n = len(d)
     ranks = not np.isfinite(d).all()
     name = "sign-flip test of the signed ranks" if ranks else "sign-flip test of the mean difference"
@@ -68,7 +68,7 @@ def sign_flip_test(differences: Any, resolution: float = 0.0) -> ExactTest:
         d = np.sign(d) * _midranks(np.abs(d))
     size = np.abs(d)
     statistic = float(d.sum())
-    slack = _slack(size, n * resolution if not ranks else 0.0)
+    slack = max(1e-12 * float(size.sum()), 0.0 if ranks else rounding)
     if n <= FLIPS_UP_TO:
         left, right = (_signed_sums(half) for half in (size[: n // 2], size[n // 2 :]))
         right = np.sort(right)
@@ -86,7 +86,7 @@ def sign_flip_test(differences: Any, resolution: float = 0.0) -> ExactTest:
     return ExactTest(min(1.0, 2 * min(upper, lower)), min(1.0, smallest), _sign(statistic, slack), name)
 
 
-def permutation_test(a: Any, b: Any, resolution: float = 0.0) -> ExactTest:
+def permutation_test(a: Any, b: Any) -> ExactTest:
     """Do two groups come from one distribution? Exact for any n and m.
 
     The statistic is the difference of the means. Where a value is infinite (the run diverged) it is the difference
@@ -96,7 +96,6 @@ def permutation_test(a: Any, b: Any, resolution: float = 0.0) -> ExactTest:
 
     Args:
         a, b: shapes (n,) and (m,), n, m ≥ 1; may hold ±inf, not nan.
-        resolution: values no further apart than this count as the same.
     """
     import numpy as np
 
@@ -107,11 +106,12 @@ def permutation_test(a: Any, b: Any, resolution: float = 0.0) -> ExactTest:
     name = "permutation test of the ranks" if ranks else "permutation test of the difference of means"
     if n == 0 or m == 0:
         return ExactTest(1.0, 1.0, 0, name)
-    smallest = _smallest_of_splits(pooled, n, resolution)
+    smallest = _smallest_of_splits(pooled, n)
     pooled = _midranks(pooled) if ranks else pooled
+    rounding = (n + m) * float(np.finfo(float).eps * np.abs(pooled).max())
     pooled = pooled - pooled.mean()
     statistic = float(pooled[:n].sum())
-    slack = _slack(np.abs(pooled), n * resolution if not ranks else 0.0)
+    slack = max(1e-12 * float(np.abs(pooled).sum()), rounding)  # sums that rounding tore apart tie
     if n + m <= SPLITS_UP_TO:
         upper, lower = _split_tails(pooled, n, statistic, slack)
     else:
@@ -123,7 +123,7 @@ def permutation_test(a: Any, b: Any, resolution: float = 0.0) -> ExactTest:
     return ExactTest(min(1.0, 2 * min(upper, lower)), smallest, _sign(statistic, slack), name)
 
 
-def _smallest_of_splits(pooled: np.ndarray, n: int, resolution: float) -> float:
+def _smallest_of_splits(pooled: np.ndarray, n: int) -> float:
     """The p of the most extreme split; several splits share it where values tie at the cut."""
     import numpy as np
 
@@ -131,7 +131,7 @@ def _smallest_of_splits(pooled: np.ndarray, n: int, resolution: float) -> float:
     m, total = len(x) - n, math.comb(len(x), n)
     tails = []
     for cut, inside in ((x[n - 1], slice(n)), (x[m], slice(m, None))):  # the n smallest in one group; the n largest
-        same = np.isclose(x, cut, rtol=0, atol=resolution)
+        same = x == cut
         tails.append(math.comb(int(same.sum()), int(same[inside].sum())) / total)
     return min(1.0, 2 * min(tails))
 
@@ -184,11 +184,6 @@ def _midranks(x: np.ndarray) -> np.ndarray:
 
     _, where, counts = np.unique(x, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[where]
-
-
-def _slack(size: np.ndarray, resolution: float) -> float:
-    """Sums closer than this are ties that rounding tore apart."""
-    return max(1e-12 * float(size.sum()), resolution)
 
 
 def _sign(statistic: float, slack: float) -> int:

@@ -136,6 +136,14 @@ def test_a_small_true_spread_is_not_rounding():
     assert compare_paired(a / 1e6, b / 1e6, mode="max").p is not None
 
 
+def test_rounding_is_that_of_each_pair():
+    """One loss of millions in float32 must not make the differences of the others look like rounding."""
+    a = np.array([0.5, 0.25, 0.75, 4_194_304.0])
+    b = np.array([0.25, 0.5, 0.125, 4_194_304.0])
+    assert compare_paired(a, b, mode="min").smallest_p == 0.25  # three differences, and a tie
+    assert compare_unpaired(a, b, mode="min").p is not None
+
+
 @pytest.mark.parametrize("compare", [compare_paired, compare_unpaired])
 def test_too_few_values(compare):
     none = compare([], [], mode="max")

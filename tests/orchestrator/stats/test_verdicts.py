@@ -330,3 +330,20 @@ def test_a_larger_family_decides_no_more_of_its_parts(family, a, b):
     """Adding a contrast can only make the corrected p of the others larger."""
     for v, larger in zip(_verdicts(family), _verdicts([*family, (a, b)]), strict=False):
         assert larger.p_holm >= v.p_holm - 1e-12
+
+
+anything = st.one_of(st.floats(), st.floats(-1, 1), st.sampled_from([0.0, 0.5, NAN]))
+
+
+@pytest.mark.filterwarnings("error")
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(anything, anything), max_size=8), st.sampled_from(["max", "min"]))
+def test_any_numbers_at_all_give_an_answer(drawn, mode):
+    x, y = [pair[0] for pair in drawn], [pair[1] for pair in drawn]
+    family = [compare_paired(x, y, mode=mode), compare_unpaired(x, y[:-1], mode=mode)]
+    for v in decide(family, mode=mode, margin=0.1):
+        c = v.comparison
+        for number in (c.difference, c.sd, c.se, c.degrees, c.low, c.high, c.p, v.low, v.high):
+            assert number is None or math.isfinite(number)
+        assert 0 < c.smallest_p <= c.p_exact <= 1 and v.p_holm <= 1
+        assert v.reasons and not any("nan" in r or "inf" in r for r in v.reasons)
