@@ -45,7 +45,7 @@ class _Page(HTMLParser):
         self.addresses += [v for k, v in attrs if k in ("src", "href", "srcset", "data") and v]
         self.ids |= {v for k, v in attrs if k == "id" and v}
         self.text += " " if tag in ("td", "th", "p", "li") else ""
-        if tag not in ("meta", "img", "link", "br", "hr"):
+        if tag not in ("meta", "img", "link", "br", "wbr", "hr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
