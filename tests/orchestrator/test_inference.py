@@ -19,7 +19,7 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
-from toys import Curvature, Points, Threshold
+from toys import Curvature, Fit, Points, Threshold
 
 from orchestrator.inference import findings
 from orchestrator.plan import make_plan
@@ -450,6 +450,17 @@ def test_crossed_seeds_have_intervals_of_their_own_in_the_summary(tmp_path: Path
     assert (row["low"], row["high"]) == pytest.approx((table.mean() - half, table.mean() + half))
     assert row["bootstrap_low"] is None
     assert "crossed" in row["method"]
+
+
+def test_no_band_takes_crossed_seeds_for_independent(tmp_path: Path) -> None:
+    from orchestrator.report.pictures.lines import load
+
+    for seeds, dependent in ((range(3), False), (crossed(init=range(2), order=range(2)), True)):
+        study = study_of(tmp_path, (0.0,), train=Fit(), seeds=seeds, baseline=None)
+        (column,) = study.columns_of("train")
+        arrays = load(study, column, column.curves[0], {(0,)})
+        assert len(arrays) == len(study.replicates)
+        assert {a.dependent for a in arrays} == {dependent}
 
 
 def shown(study: Study, width: int) -> str:

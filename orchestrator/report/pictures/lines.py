@@ -21,12 +21,17 @@ MAX_SINGLE_LINES = 40
 
 @dataclass(frozen=True)
 class Arrays:
-    """A task's arrays for a curve: x of shape (n,), each y of shape (m, n)."""
+    """A task's arrays for a curve: x of shape (n,), each y of shape (m, n).
+
+    Attributes:
+        dependent: its seed shares streams of randomness with others, so that no band over seeds holds.
+    """
 
     cell: tuple[int, ...]
     seeds: tuple[str, ...]
     x: np.ndarray
     y: dict[str, np.ndarray]
+    dependent: bool = False
 
 
 def load(study: Study, column: Column, curve: Any, cells: Collection[tuple[int, ...]]) -> list[Arrays]:
@@ -34,6 +39,7 @@ def load(study: Study, column: Column, curve: Any, cells: Collection[tuple[int, 
     import numpy as np
 
     found = []
+    dependent = study.crossing is not None and study.crossing.shares
     name = f"{curve['file']}.npz"
     for task in study.of_column(column.name):
         if study.statuses[task.key] != DONE or study.cell(task) not in cells:
@@ -48,7 +54,7 @@ def load(study: Study, column: Column, curve: Any, cells: Collection[tuple[int, 
             continue  # `_gone` says how many
         ys = {name: y.reshape(-1, y.shape[-1]) for name, y in ys.items() if y.ndim and y.shape[-1] == len(x)}
         if len(x) and len(ys) == len(curve["y"]):
-            found.append(Arrays(study.cell(task), tuple(r for _, r in task.trials), x, ys))
+            found.append(Arrays(study.cell(task), tuple(r for _, r in task.trials), x, ys, dependent))
     return found
 
 
@@ -102,7 +108,7 @@ def draw_line(
     mean = stack.mean(axis=0)
     ax.plot(x, mean, color=colour, ls=ls, lw=style.line(0.75 if dashed else 1.06), label=label,
             marker=marker if len(x) == 1 or (len(x) <= 12 and not dashed) else None, ms=style.mark(0.67))  # fmt: skip
-    if thin or dashed or n < 3:
+    if thin or dashed or n < 3 or rows[0][2].dependent:
         return False
     if column.kind == "pair":
         bounds = jackknife_bounds(stack, [(d.seeds[0], d.seeds[-1]) for _, _, d in rows])
