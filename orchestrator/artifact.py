@@ -132,9 +132,15 @@ class StoredArtifact:
 
     def table(self, file: str) -> pd.DataFrame:
         """A parquet file as a DataFrame."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.path(file if file.endswith(".parquet") else f"{file}.parquet")).to_pandas()
+        whole = file if file.endswith(".parquet") else f"{file}.parquet"
+        path = self.path(whole)
+        try:
+            return pq.read_table(path).to_pandas()
+        except (pa.ArrowException, ValueError) as error:
+            raise InvalidValue(f"{whole} of {self.label} holds no table: {error}.") from None
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The parameters and buffers that a training ended with, by name, on the CPU.
@@ -142,9 +148,14 @@ class StoredArtifact:
         Raises:
             StoreError: it left none (it diverged, or is no training), or they were deleted to save space.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return dict(load_file(self._weights_file()))
+        path = self._weights_file()
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, ValueError, MemoryError) as error:
+            raise StoreError(f"{path.name} of {self.label} holds no weights: {error}.") from None
 
     def _weights_file(self) -> Path:
         stored = [name for name in self.files if name.endswith(WEIGHTS)]

@@ -211,7 +211,7 @@ def in_words(values: Sequence[Any], most: int = 4) -> str:
 
 def as_told(value: Any) -> Any:
     """A canonical value as labels and tables have it."""
-    if isinstance(value, dict) and set(value) == {"float"}:
+    if isinstance(value, dict) and set(value) == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
     if isinstance(value, list):
         inner = ", ".join(str(as_told(v)) for v in value)

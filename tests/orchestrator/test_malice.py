@@ -113,6 +113,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 VERBS = (
     "ls", "status", "plan study.py --why", "plan search.py", "plan study.py --seeds 3 --why --json", "report study",
     "export study --to tables", "export study --to more --format parquet",
+    "export study --to paper --format latex", "compare study study/2025 --json",
     "show KEY", "show KEY --json", "logs KEY", "verify", "gc study.py search.py --dry-run --older-than 0", "rerun KEY",
     "rerun LOOK", "rerun DATA", "sweep study.py --retry-failed", "sweep study.py",
 )  # fmt: skip

@@ -179,10 +179,16 @@ def test_arrays_are_mapped_and_never_unpickled(tmp_path):
     assert isinstance(x, np.memmap) and not x.flags.writeable and list(x) == list(range(8))
     folder = store.workspace()
     np.savez(folder / "evil.npz", evil=np.array([{}], dtype=object))
+    for name in ("weights.safetensors", "table.parquet"):
+        (folder / name).write_bytes(b"\xff" * 64)
     fit = study.artifact("Fit", seed=0)
     store.delete_artifact("Fit", fit.key)
     store.commit("Fit", fit.key, folder, {k: v for k, v in fit.manifest.items() if k not in ("files", "folder")})
     again = orchestrator.open(str(store.local), "toy").artifact("Fit", seed=0)
+    with pytest.raises(StoreError, match=r"weights.safetensors of Fit · default · seed 0 holds no weights: "):
+        again.weights()
+    with pytest.raises(InvalidValue, match=r"table.parquet of Fit · default · seed 0 holds no table: "):
+        again.table("table")
     with pytest.raises(InvalidValue, match="holds no plain arrays"):
         again.array("evil")
 
