@@ -24,7 +24,7 @@ Every event has a `time` (Unix seconds) and an `event`:
 - `run_finished`, `run_interrupted` or `run_halted`: seconds, startup, why
 
 Every event of a training has its setting and seed. Any event may have `skipped`: how many tasks of each kind are
-skipped by now, where that has changed.
+skipped by now, where that has changed, and `elsewhere`: how many are still left to other runs then.
 
 Listeners are told of more, which is not recorded:
 

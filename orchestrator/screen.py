@@ -278,7 +278,7 @@ def _failures(standing: Standing, width: int, store: str) -> _Part:
 def _notes(standing: Standing, width: int) -> _Part:
     """What went another way than planned, without harm."""
     counts, told = standing.counts, []
-    if counts["lost"]:
+    if standing.losses:
         loss = standing.losses[next(reversed(standing.losses))]
         told.append(f"lost with their worker: {_times(counts['lost'])}, the last one since {loss.why}")
     if counts["enlarged"]:

@@ -490,7 +490,7 @@ class DagSearch(Searcher):
                 return  # it was made again meanwhile, and is whole
         again = self.graph.withdrawn(key)
         self.teller.of(key, "damaged", why=why, again=again)
-        if not again:
+        if self.graph.state(key) is State.FAILED:  # not one that is skipped, since it cannot be made again
             self._fail(key, f"its artifact was found damaged each time: {why}")
 
     def _bundle(self, trial_id: str, keys: list[str], shape: Shape, place: Place) -> Bundle:

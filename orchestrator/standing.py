@@ -219,9 +219,10 @@ class Standing:
             self.halting = one_line(str(event.get("why", "")))
         elif name in ("run_finished", "run_interrupted", "run_halted"):
             self._end(name.removeprefix("run_"), event)
-        skipped = event.get("skipped")
-        for kind, number in skipped.items() if isinstance(skipped, Mapping) else ():
-            self._set(str(kind), "skipped", _whole(number))
+        for what in ("skipped", "elsewhere"):
+            now = event.get(what)
+            for kind, number in now.items() if isinstance(now, Mapping) else ():
+                self._set(str(kind), what, _whole(number))
         self._sample(when)
 
     def _start(self, when: float, event: Mapping[str, Any]) -> None:

@@ -47,10 +47,9 @@ def best_in_words(standing: Standing, best: Best) -> tuple[str, str]:
     interval = best.interval
     what = "best so far (exploratory)" if best.others else "so far"
     seeds = f"{interval.n} of {standing.seeds} seeds" if standing.seeds else f"{interval.n} seeds"
-    if interval.mean is None or interval.half is None:
-        value, note = number(interval.mean), ": no interval" if standing.seeds > 1 else ""
-    elif interval.half == 0:
-        value, note = number(interval.mean), ", all equal"
+    if interval.half is None or interval.half == 0 or interval.mean is None:
+        value = number(interval.mean)
+        note = ", all equal" if interval.n > 1 else ": no interval" if standing.seeds > 1 else ""
     else:
         value = f"{with_half_width(interval.mean, interval.half)} ({interval.level:.0%})".replace("%", " %")
         note = ": two tell little" if interval.n == 2 else ""

@@ -32,6 +32,7 @@ class Teller:
         self._slots = slots
         self._slots_told = 0
         self._skipped_told = 0
+        self._elsewhere = False  # whether a task has ever been left to another run
         self._at_work: dict[str, dict[str, Any]] = {}  # by bundle
         self._stored: list[dict[str, Any]] = []  # of trainings, to be told with the next event
         self._later: deque[tuple[str, dict[str, Any]]] = deque()  # from other threads
@@ -67,6 +68,9 @@ class Teller:
         if graph.counts[State.SKIPPED] != self._skipped_told:
             self._skipped_told = graph.counts[State.SKIPPED]
             about["skipped"] = {kind: n[State.SKIPPED] for kind, n in graph.by_kind.items() if n[State.SKIPPED]}
+            if self._elsewhere:  # some of these may be skipped now
+                about["elsewhere"] = {kind: n[State.ELSEWHERE] for kind, n in graph.by_kind.items()}
+        self._elsewhere = self._elsewhere or event == "elsewhere"
         self._events.emit(event, **about)
         if self._slots_told:
             self._tell_stored()

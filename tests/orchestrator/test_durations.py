@@ -347,7 +347,8 @@ def test_a_run_expects_what_plan_says_not_what_the_pilot_took(store: Store) -> N
         run={},
         decisions=Decisions(sweep, store),
     )
-    assert search.graph.unfinished() == pytest.approx(2 * 600.0 + 2 * 3.0 + 2 * 3.0)  # trainings, probes, the group
+    expected = {"Points": 3.0, "Fit": 600.0, "Curvature": 3.0, "Ensemble": 2 * 3.0}
+    assert search.graph.expectations() == pytest.approx(expected)
 
 
 # The pilot that is proposed
