@@ -152,9 +152,9 @@ def _head(standing: Standing, now: float, title: str, width: int) -> list[Text]:
     if standing.started is not None:
         slots = f"{standing.slots} slot" + ("s" if standing.slots != 1 else "")
         text.append(f" on {slots}{GAP}{duration(standing.elapsed(now))}", style="default")
-    if standing.started is None or standing.ended is not None:
+    end = "" if standing.started is None else expected_end(standing, now)
+    if not end:
         return [text]
-    end = expected_end(standing, now)
     if text.cell_len + len(GAP) + cell_len(end) > width:
         return [text, Text(GAP + end)]
     return [text.append(GAP + end, style="default")]
@@ -277,7 +277,7 @@ def _failures(standing: Standing, width: int, store: str) -> _Part:
 
 def _notes(standing: Standing, width: int) -> _Part:
     """What went another way than planned, without harm."""
-    counts, told = standing.counts, []
+    counts, told = standing.counts, [f"left out: {why}" for why in standing.left_out.values()]
     if standing.losses:
         loss = standing.losses[next(reversed(standing.losses))]
         told.append(f"lost with their worker: {_times(counts['lost'])}, the last one since {loss.why}")
@@ -285,7 +285,6 @@ def _notes(standing: Standing, width: int) -> _Part:
         told.append(f"out of memory: {_times(counts['enlarged'])}, run again with a larger slot")
     if counts["damaged"]:
         told.append(f"found damaged: {_times(counts['damaged'])}, made again")
-    told += [f"left out: {why}" for why in standing.left_out.values()]
     if standing.total.elsewhere:
         told.append(f"left to other runs on this store: {_tasks(standing.total.elsewhere)}, at work there")
     if counts["stopped"]:

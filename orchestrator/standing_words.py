@@ -15,8 +15,8 @@ def summary(standing: Standing, now: float) -> str:
     words = [f"{total.over}/{how_many(standing)} tasks"]
     words += [f"{total.failed} failed"] if total.failed else []
     words += [f"{total.skipped} skipped"] if total.skipped else []
-    if standing.ended is None:
-        words.append(expected_end(standing, now))
+    words += ["ending"] if standing.halting and standing.ended is None else []
+    words += [end] if (end := expected_end(standing, now)) else []
     if standing.away:
         words.append("waiting for the store")
     best = standing.best()
@@ -28,10 +28,10 @@ def summary(standing: Standing, now: float) -> str:
 
 
 def expected_end(standing: Standing, now: float) -> str:
-    """ "about 25 min left, until about 14:32", or why that is not known."""
+    """ "about 25 min left, until about 14:32", or why that is not known; empty for a run that is ending."""
     left = standing.remaining(now)
-    if standing.halting:
-        return "ending"
+    if standing.ended is not None or standing.halting:
+        return ""
     if left is None:
         unknown = standing.unmeasured()
         if standing.search and not standing.proposed:

@@ -192,7 +192,7 @@ def _of_kind(tally: Tally) -> str:
 
 
 def _print_going_on(standing: Standing, now: float) -> None:
-    say(f"  {expected_end(standing, now)}")
+    say(f"  {expected_end(standing, now) or 'ending, what is running is saved'}")
     if (best := standing.best()) is not None:
         _print_best(standing, best)
     workers = standing.workers()

@@ -68,7 +68,7 @@ WANTED = {
     "known": ["left, until about ", "best so far (exploratory): ", "val_accuracy 0.9", "2 of 5 seeds: two tell little"],
     "failures": ["4 failed, each with a log: python -m orchestrator logs KEY", "ValueError: the l", "(12 skipped)"],
     "memory": ["out of memory: once, run again with a larger slot", "epoch 1 of 12"],
-    "lost": ["lost with their worker: 3 times, the last one since its node 10.0.3.17"],
+    "lost": ["left out: gpu-7 takes no part: it has torch 2.4.0", "+3 more"],
     "away": ["waiting for the store for 42 s: The store s3://studies/sam does not answer"],
     "search": ["OptunaSearch has proposed 4 of 40 settings", "25+", "lr=0.055, weight_decay=0.0001, rho=0.02"],
     "stored": ["not run, stored already: 46 tasks", "5 of 5 seeds"],
