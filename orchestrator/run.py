@@ -46,6 +46,10 @@ QUIET = {
 }
 
 
+RETOLD = 30.0
+"""Seconds between two records of a plan that grows: each is written whole."""
+
+
 @dataclass
 class Finished:
     """What became of a run.
@@ -137,10 +141,15 @@ def execute_plan(
     events.listeners += listeners
     code = shipment() if joins(address) else None
 
+    told: float | None = None
+
     def note_keys() -> None:
         """Say what this run needs, so that `gc` leaves it alone, and what it is about, so that it can be read."""
         store.write(f"{path}/keys", "\n".join(plan.nodes).encode(), durable=False)
-        note_begun(plan, store, path, started, (source or {}).get("command", ""))
+        nonlocal told
+        if told is None or time.monotonic() - told > RETOLD:
+            told = time.monotonic()
+            note_begun(plan, store, path, started, (source or {}).get("command", ""))
 
     with ray_session(address, code) as signals:
         from ray import tune
