@@ -8,7 +8,7 @@ The first names the tracker and the sweep. Then come, in any number and by the k
 - `end`: status
 - `whole`: results, status, epochs, artifact, store, here (whether it was at work in this run): all that there is of
   a trial, to fill in what is missing
-- `close`: nothing more will come
+- `close`: nothing more will come; status, of the trials that have none yet
 
 It answers with `say` (a sentence for the user) and at the end with `done` (how many trials it has told of).
 Standard output is for these answers alone: what the trackers' packages print goes to standard error.
@@ -161,6 +161,9 @@ class Book:
 
     def _close(self, client: Client, message: Mapping[str, Any]) -> None:
         for key in list(self._open):
+            seen = self._seen[key]
+            seen.status = seen.status or message.get("status")
+            client.note(self._trials[key], seen)
             self._shut(client, key)
         client.close()
 
@@ -239,7 +242,7 @@ def main() -> None:
         end = threading.Timer(LINGER, os._exit, [1])
         end.daemon = True
         end.start()
-        book.take({"op": "close"})
+        book.take({"op": "close", "status": "interrupted"})
     answer(done=len(book.touched), there=len(book.there), missed=book.missed)
     os._exit(0)  # whatever threads the trackers' packages have left, and would wait for
 

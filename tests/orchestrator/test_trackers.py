@@ -163,6 +163,7 @@ def test_nothing_is_told_twice_and_a_new_tracker_is_filled_from_the_store(logged
     assert repr(later["lr=5 · seed 1"].points) == repr(before["lr=5 · seed 1"])
 
 
+@pytest.mark.slow
 def test_what_a_tracker_refused_is_told_at_the_end(logged, tmp_path):
     class Moody(TensorBoard):
         """Refuses the second epoch, as a server does that is away for a moment."""
@@ -252,7 +253,7 @@ def test_what_was_told_stays_when_the_run_dies(plan, tmp_path):
     [folder] = Path("board/fit").iterdir()
     assert scalars(folder)["ray/tune/val_loss"] == [(1, 1.0)]
     client = TensorBoard("board", "fit")
-    assert list(client.known().values()) == [Seen({1}, set(), None)]
+    assert list(client.known().values()) == [Seen({1}, set(), "interrupted")]
 
 
 @pytest.mark.parametrize(
