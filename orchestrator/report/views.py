@@ -68,7 +68,7 @@ def views(study: Study) -> list[View]:
     if not full and partial:
         x = max(partial, key=lambda p: sizes[p])
         view = _view(study, x, [p for p in paths if p != x])
-        lines = len(view.names) + len(view.level)
+        lines = len(view.names) + len(set(view.level.values()))
         if not view.left_out and lines <= min(MAX_SERIES, len(settings) // 2):
             return [view]
     crossed = [p for p in paths if sizes[p] <= MAX_SERIES and _is_crossed(study, p)]

@@ -12,7 +12,6 @@ from ...study import DONE, Column, Study
 from .. import style, words
 from ..views import chosen_settings, held, in_order, name_of, names_of, ordered, pair_name
 from .canvas import (
-    MAX_CELLS,
     MAX_PANELS,
     Picture,
     caption,
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Cell = tuple[int, ...]
+
+MOST_WITHIN, MOST_ACROSS = 12, 6
+"""Panels of pairs of trials of one setting, and of two: the matrix shows them all."""
 
 
 def curve_pictures(study: Study, column: Column, curve: Any, index: int) -> Iterator[Picture]:
@@ -178,7 +180,7 @@ def _by_setting(study: Study, column: Column, curve: Any) -> Figure | None:
 
 def _small_multiples(study: Study, column: Column, curve: Any, cells: Sequence[Cell]) -> Figure | None:
     """A panel for every setting or every two; its lines are single pairs of trials and their mean."""
-    shown = spread(cells, MAX_CELLS)
+    shown = spread(cells, MOST_WITHIN if len(set(cells[0])) == 1 else MOST_ACROSS)
     data = load(study, column, curve, shown)
     shown = [c for c in shown if any(d.cell == c for d in data)]
     if not shown:

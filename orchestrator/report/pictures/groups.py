@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DamagedArtifact, InvalidValue
 from ...study import DONE, Column, Study
 from .. import style, words
-from ..views import chosen_settings, held, name_of
+from ..views import chosen_settings, held, name_of, names_of
 from .canvas import Picture, caption, legend, note, note_missing, own_axes, own_legend, panels, rendered, shape, slug
 from .names import find_setting
 
@@ -22,9 +22,9 @@ FILE = "record"
 GROUPS = (
     (1, "1: r ≥ 1", "#0072B2", ""),
     (2, "2: 0 ≤ r < 1", "#A9D4EF", ""),
-    (4, "4: −1 < r < 0", "#F6C9A0", "...."),
     (3, "3: r ≤ −1", "#C04F00", ""),
-    (0, "0: g = 0", "#E3E3E3", "////"),
+    (4, "4: −1 < r < 0", "#F0B27A", "...."),
+    (0, "0: g = 0", "#FFFFFF", "////"),
 )
 """Group, name, colour and hatching, from the bottom up: dark and light in turn, for greyscale."""
 
@@ -44,6 +44,7 @@ def group_pictures(study: Study, column: Column) -> Iterator[Picture]:
     data = {s: found for s in shown if (found := _load(study, s))}
     if not data:
         return
+    names = names_of(study, list(data))
     rows, columns_ = shape(len(data), 3)
     fig, axes = panels(rows, columns_, height=2.0, share="both")
     for i, (ax, setting) in enumerate(zip(axes, data, strict=False)):
@@ -54,7 +55,7 @@ def group_pictures(study: Study, column: Column) -> Iterator[Picture]:
             ax.tick_params(labelbottom=True)
         if i % columns_:
             ax.set_ylabel("")
-        ax.set_title(style.wrapped(ax.get_title("left"), int(84 / columns_)), loc="left", fontsize="small")
+        ax.set_title(style.wrapped(names[setting], int(84 / columns_)), loc="left", fontsize="small")
     for ax in axes[len(data) :]:
         ax.remove()
     legend(fig, *axes[0].get_legend_handles_labels(), 5)

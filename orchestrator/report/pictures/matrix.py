@@ -80,7 +80,7 @@ def matrix(
         if len(shown) < len(settings):
             note(ax, f"{len(shown)} of {len(settings)} settings are drawn.")
     note(ax, "Hatched grey: no such pair, or no value. The matrix is symmetric: a pair is measured once.")
-    note(ax, "Exploratory.")
+    note(ax, "Exploratory.", found.name)
     if missing := left_out(study, found):
         note(ax, missing, found.name)
     return ax

@@ -195,7 +195,7 @@ def _draw(ax: Axes, study: Study, metric: Metric, view: View) -> None:
                     ls=("-", "--", "-.", ":")[line % 4], transform=at, gid="mean-line")  # fmt: skip
         alone = [s for s in chosen if s.interval.n == 1 and not group]
         for some, transform in ((told, shift), (alone, at)):
-            if not each or (some is told and group):
+            if not each or not some:
                 continue
             x = [places[s.settings] for s in some for _ in singles[s.settings]]
             y = [v for s in some for v in singles[s.settings]]
@@ -262,28 +262,19 @@ def _limit(ax: Axes, values: Sequence[float], summaries: Sequence[Summary], down
     if 0 < high - low <= 1e-6 * abs(high):  # rounding errors are no differences to look at
         limits(high - 0.1 * abs(high), high + 0.1 * abs(high))
         return False
-    bounds = [(s, b, b > high) for s in summaries for b in (s.interval.low, s.interval.high) if b is not None]
-    if low > 0 and high / low > 100:
+    ends = [(b, b > high) for s in summaries for b in (s.interval.low, s.interval.high) if b is not None]
+    log = low > 0 and high / low > 100
+    room = 1.5 * (high - low) or abs(high) or 1.0
+    bottom, top = (low / (high / low) ** 0.15, high * (high / low) ** 0.35) if log else (low - room, high + room)
+    beyond = [up for b, up in ends if not bottom <= b <= top]
+    inner = [low, high, *(b for b, _ in ends if bottom <= b <= top)]
+    if log:
         scale("log")
-        bottom, top = low / (high / low) ** 0.15, high * (high / low) ** 0.35
-    else:
-        room = 1.5 * (high - low) or abs(high) or 1.0
-        bottom, top = low - room, high + room
-    beyond = [(s, up) for s, b, up in bounds if not bottom <= b <= top]
-    if not beyond:
-        if low > 0 and high / low > 100:
-            limits(min([low, *(b for _, b, _ in bounds)]) / 1.3, max([high, *(b for _, b, _ in bounds)]) * 1.3)
-        return False
-    inner = [b for _, b, _ in bounds if bottom <= b <= top] + [low, high]
-    edge = 0.04 * (max(inner) - min(inner))
-    if low > 0 and high / low > 100:
-        limits(min(inner) / 1.5, max(inner) * 1.5)
-    else:
-        limits(
-            bottom if any(not up for _, up in beyond) else min(inner) - edge,
-            top if any(up for _, up in beyond) else max(inner) + edge,
-        )
-    return True
+        limits(min(inner) / 1.4, max(inner) * 1.4)
+        return bool(beyond)
+    pad = 0.05 * (max(inner) - min(inner)) or 0.05 * abs(high) or 0.5
+    limits(bottom if not all(beyond) else min(inner) - pad, top if any(beyond) else max(inner) + pad)
+    return bool(beyond)
 
 
 def _places(ax: Axes, view: View, down: bool) -> None:
@@ -321,7 +312,7 @@ def _say(
     within = any(len(set(cell)) == 1 for cell in view.x)
     one = ("pair", "pairs") if kind == "pair" else ("seed", "seeds")
     if kind == "group":
-        note(ax, "One value a setting, from all its seeds together; there is no interval.")
+        note(ax, "One value a setting, from all its seeds together; there is no interval.", metric.name)
     elif several:
         method = "jackknife over seeds" if kind == "pair" else "Student t over seeds"
         text = f"Filled marks: means, with 95 % intervals ({method})."
@@ -332,17 +323,18 @@ def _say(
             text += f" Hollow marks beside them: single {one[1]}{of}."
         else:
             text += f" Single {one[1]} are too many to draw."
-        note(ax, text)
+        note(ax, text, metric.name)
         if any(s.interval.n == 1 for s in summaries):
             note(ax, f"A hollow mark alone: one {one[0]}, so no mean and no interval.")
     else:
-        note(ax, f"Hollow marks: one {one[0]} each; so there are no intervals, and luck is not told from difference.")
+        note(ax, f"Hollow marks: one {one[0]} each; so there are no intervals, and luck is not told from difference.",
+             metric.name)  # fmt: skip
     if several and crowded:
         note(ax, "Exploratory.")
     elif several and kind != "group":
         note(ax, "Exploratory: intervals are for each setting alone, not for differences.")
-    if any(s.interval.n > 1 and not s.interval.half and s.interval.half is not None for s in summaries):
-        note(ax, "An interval of no width: all values are equal, which is no certainty.")
+    if any(s.interval.n > 1 and s.interval.min == s.interval.max for s in summaries) and not crowded:
+        note(ax, "A mean whose values are all equal has no interval, or one of no width, which is no certainty.")
     if any(s.settings in view.level for s in summaries):
         note(ax, f"Level lines: settings without {view.label}, with their intervals as bands.")
     if view.left_out:
