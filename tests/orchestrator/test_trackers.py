@@ -81,10 +81,10 @@ def logged(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             dead = f"mlflow:http://127.0.0.1:{unused.getsockname()[1]}"
-        command = ["sweep", "fit.py", "--log", "mlflow:tracked", "--log", "tensorboard:board"]
+        command = ["sweep", "fit.py", "--log", "mlflow:tracked"]
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
-            main([*command, "--log", dead])
+            main([*command, "--log", "tensorboard:board", "--log", dead])
         yield SimpleNamespace(folder=folder, command=command, output=output.getvalue())
 
 
