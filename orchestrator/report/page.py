@@ -55,7 +55,7 @@ def render(study: Study, drawn: Sequence[Picture], home: Store) -> str:
         "headline": headline_tables(study),
         "reading": reading(study),
         "sections": _sections(study, drawn),
-        "run_pictures": [_picture(p) for p in drawn if p.kind == "run"],
+        "pictures_of": {kind: [_picture(p) for p in drawn if p.kind == kind] for kind in ("answer", "findings", "run")},
         "settings": settings_section(study, links),
         "trials": trials,
         "trial_data": _json(trials["data"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from toys import Brittle, Curvature, Downhill, Fit, Line, Sideways, Threshold
 from orchestrator import plots
 from orchestrator.errors import InvalidValue
 from orchestrator.plan import make_plan
-from orchestrator.report import style, words
+from orchestrator.report import style, words, write_report
 from orchestrator.report.pictures import pictures
 from orchestrator.report.pictures.groups import GROUPS
 from orchestrator.report.pictures.metrics import metric_pictures
@@ -556,3 +557,13 @@ def test_neighbours_differ_in_greyscale_and_no_two_series_look_alike():
     assert all(abs(a - b) > 0.25 for a, b in itertools.pairwise(grey))
     looks = {(style.colours(60)[i % 8], style.marker(i)) for i in range(60)}
     assert len(looks) == 60
+
+
+def test_pictures_of_the_findings_stand_in_the_page(family, tmp_path):
+    store = Store(str(tmp_path))
+    page = store.path(write_report(family, store, "runs/toy/r1")).read_text(encoding="utf-8")
+    names = re.findall(r'data-picture="([^"]+)"', page)
+    drawn = {name.removesuffix(".svg") for name in store.names("runs/toy/r1/plots") if name.endswith(".svg")}
+    assert set(names) == drawn
+    assert names[:3] == ["verdicts", "seeds", "noisy-metrics"]
+    assert "power" in names

@@ -27,8 +27,9 @@ class Picture:
     Attributes:
         name: file name without its ending.
         title, caption: words for people; the caption says what is shown and what is left out.
-        kind: "findings" (of the family and of what the seeds allow), "train", "probe", "pair", "group" or "run".
-        column: of the study, or empty for "findings" and "run".
+        kind: "answer" (the declared family), "findings" (what the seeds allow), "train", "probe", "pair", "group" or
+            "run" (how it went).
+        column: of the study; empty for "answer", "findings" and "run".
         png, svg: the image, at `style.DPI`, and as lines and outlines of letters for print.
     """
 

@@ -52,7 +52,7 @@ def verdict_pictures(study: Study) -> Iterator[Picture]:
     verdicts(study, ax=ax, legend=False)
     legend(fig, *ax.get_legend_handles_labels(), 4)
     title = f"Verdicts on {brief(primary)}"
-    yield Picture("verdicts", title, caption(fig), "findings", "", *rendered(fig, title))
+    yield Picture("verdicts", title, caption(fig), "answer", "", *rendered(fig, title))
     paired = [c for c in family if c.seeds]
     if not paired:
         return
@@ -69,7 +69,7 @@ def verdict_pictures(study: Study) -> Iterator[Picture]:
     if len(shown) < len(paired):
         note(axes[0], f"The first {len(shown)} of {len(paired)} contrasts of the family are drawn.")
     title = f"Seed by seed: {brief(primary)}"
-    yield Picture("seeds", title, caption(axes[: len(shown)]), "findings", "", *rendered(fig, title))
+    yield Picture("seeds", title, caption(axes[: len(shown)]), "answer", "", *rendered(fig, title))
 
 
 ROW = 0.24
