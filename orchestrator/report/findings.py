@@ -113,7 +113,13 @@ def _winner_table(study: Study, winner: Any, name: str) -> Table | None:
         Head("corrected", "the mean less that"),
         Head("coverage", "of the winner's own interval, had all settings the same true mean"),
     ]
-    cells = _numbers({n: getattr(winner.curse, n) for n in ("mean", "inflation", "corrected", "coverage")})
+    curse = winner.curse
+    dust = abs(curse.inflation) <= 1e-12 * abs(curse.mean)
+    cells = [
+        Cell(marked.number(curse.mean, "mean", digits=3)),
+        Cell(marked.number(curse.inflation, "inflation", text="0" if dust else "", digits=3)),
+        *_numbers({"corrected": curse.corrected, "coverage": curse.coverage}),
+    ]
     row = Row(study.settings[winner.setting].label, cells, marked.origin(of=name, setting=winner.setting))
     return Table("", "setting", heads, [row])
 

@@ -21,6 +21,7 @@ from .links import Links
 from .pictures import Picture, pictures
 from .results import column_table, headline_tables, reading
 from .settings import settings_section
+from .spread import spread_table
 from .trials import trial_section
 
 __all__ = ["render", "write_report"]
@@ -54,6 +55,7 @@ def render(study: Study, drawn: Sequence[Picture], home: Store) -> str:
         "answer": answer(study),
         "headline": headline_tables(study),
         "reading": reading(study),
+        "spread": spread_table(study, study.findings.primary) if study.findings.primary else None,
         "sections": _sections(study, drawn),
         "pictures_of": {kind: [_picture(p) for p in drawn if p.kind == kind] for kind in ("answer", "findings", "run")},
         "settings": settings_section(study, links),

@@ -212,6 +212,8 @@ def _unmeasured(study: Study, column: Column, metrics: Sequence[Metric], others:
 def reading(study: Study) -> list[Markup]:
     """What the numbers of the headline table are, and what they are not."""
     seeds = len(study.replicates)
+    tables = [study.summaries(m) for m in study.headline("train", "probe")]
+    methods = list(dict.fromkeys(s.interval.method for found in tables for s in found if s.interval.low is not None))
     n = marked.number(seeds, "seeds", of="count")
     if seeds == 1:
         text = [
@@ -220,11 +222,10 @@ def reading(study: Study) -> list[Markup]:
     else:
         text = [
             Markup(
-                "Mean ± half of the 95 % Student t interval over seeds; in brackets the number of seeds in it. The "
-                "interval says how well the mean of this setting is known, if values are roughly normal over seeds. "
-                "“All equal” stands where all seeds gave the same value: then the interval would have no width, "
-                "which is no certainty."
-            )
+                "Mean ± half of the 95 % interval ({}); in brackets the number of values in it. The interval says how "
+                "well the mean of this setting is known, if values are roughly normal over seeds. “All equal” stands "
+                "where all seeds gave the same value: then the interval would have no width, which is no certainty."
+            ).format(words.listed(methods or ["of Student's t over seeds"]))
         ]
     if seeds in (2, 3):
         text.append(Markup("With {} seeds the intervals are wide because the spread itself is hardly known.").format(n))
@@ -239,7 +240,7 @@ def reading(study: Study) -> list[Markup]:
         where = marked.origin(of="metric", metric=main.path)
         told = Markup("<span{}>{}</span>").format(where, gone)
         text.append(Markup("Means are over the trials that ended well; not in them: {}.").format(told))
-    if any(s.censored for m in study.headline("train", "probe") for s in study.summaries(m)):
+    if any(s.censored for found in tables for s in found):
         text.append(
             Markup(
                 "Censored: the value lies above the range that was looked at. Then a mean would be too small, and the "

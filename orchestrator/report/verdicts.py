@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from .views import name_of
 
 if TYPE_CHECKING:
     from ..inference import Compared
-    from ..stats import Effect
 
 
 def comparison_table(study: Study, compared: Sequence[Compared], of: str) -> Table:
@@ -35,7 +33,11 @@ def comparison_table(study: Study, compared: Sequence[Compared], of: str) -> Tab
         ),
         Head("p (Holm)", "of the test that decides, corrected for the family") if declared else Head("p", "t test"),
         Head("exact p", "of the sign-flip or permutation test, uncorrected, and the smallest that it can give"),
-        Head("effect size", "the difference in units of the spread between seeds"),
+        Head(
+            "effect size",
+            "the difference in units of a spread: Hedges' g of the settings' pooled sd; of pairs d_z of the "
+            "differences' sd, and d_av of the settings' own sd, which compares with g",
+        ),
         Head("P(better)", "probability that a run of the first setting is better than one of the second"),
     ]
     rows = []
@@ -92,18 +94,20 @@ def _exact(c: Compared) -> Markup:
 
 
 def _effect(c: Compared) -> Markup:
-    effect: Effect | None = c.comparison.effect
-    if effect is None:
-        return Markup("–")
-    name = re.split(r" \(|[:,]", effect.name)[0]
-    text = Markup('<span title="{}">{}</span> {}').format(
-        effect.name, name, marked.number(effect.value, "effect", digits=3)
-    )
-    if effect.low is None or effect.high is None:
-        return text
-    return text + Markup(' <span class="bounds">[{}, {}]</span>').format(
-        marked.number(effect.low, "effect_low", digits=3), marked.number(effect.high, "effect_high", digits=3)
-    )
+    """Hedges' g; of pairs d_z, and d_av, which can be compared with g."""
+    told = [(c.comparison.effect, "effect"), (c.comparison.effect_av, "effect_av")]
+    lines = [
+        Markup('<span title="{}">{}</span> {} <span class="bounds">[{}, {}]</span>').format(
+            effect.name,
+            effect.name.partition(" (")[0],
+            marked.number(effect.value, stat, digits=3),
+            marked.number(effect.low, f"{stat}_low", digits=3),
+            marked.number(effect.high, f"{stat}_high", digits=3),
+        )
+        for effect, stat in told
+        if effect is not None
+    ]
+    return Markup("<br>").join(lines) or Markup("–")
 
 
 def _improvement(c: Compared) -> Markup:

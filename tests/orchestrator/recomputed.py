@@ -113,9 +113,30 @@ def summary(a: Artifacts, at: dict[str, str]) -> float:
         "n": lambda: n,
         "mean": lambda: np.mean(values),
         "half": lambda: stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))[1] - values.mean(),
+        "sd": lambda: np.std(values, ddof=1),
+        "low": lambda: stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))[0],
+        "high": lambda: stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))[1],
+        "bootstrap_low": lambda: every_resample(values)[0],
+        "bootstrap_high": lambda: every_resample(values)[1],
+        "min": lambda: min(values),
+        "max": lambda: max(values),
         "median": lambda: np.median(values),
         "missing": lambda: len(SEEDS) - n,
+        # No training of this study diverged; what stands beside it is exact: 1 − 0.025^(1/n).
+        "diverged": lambda: sum(bool(a.trials["Train.diverged"][int(at["setting"]), s]) for s in SEEDS),
+        "trainings": lambda: len(SEEDS),
+        "diverged_low": lambda: 0,
+        "diverged_high": lambda: 1 - 0.025 ** (1 / len(SEEDS)),
     }[at["stat"]]()
+
+
+def every_resample(x: np.ndarray) -> tuple[float, float]:
+    """The studentised bootstrap interval over all nⁿ resamples, where the report draws some of them."""
+    drawn = x[np.array(list(itertools.product(range(len(x)), repeat=len(x))))]
+    with np.errstate(divide="ignore"):
+        t = (drawn.mean(axis=1) - x.mean()) / stats.sem(drawn, axis=1)
+    low, high = np.quantile(t, [0.025, 0.975], method="inverted_cdf")
+    return x.mean() - high * stats.sem(x), x.mean() - low * stats.sem(x)
 
 
 def pair(a: Artifacts, at: dict[str, str]) -> float:
@@ -196,6 +217,15 @@ class Contrast:
         ]
         return j * self.mean / self.sd, *(c / math.sqrt(self.n) for c in at)  # bounds of δ itself: nothing to correct
 
+    @cached_property
+    def effect_av(self) -> tuple[float, float, float]:
+        """d_av: in units of the root mean square of the settings' own sd; bounds are those of d_z in these units."""
+        own = math.sqrt((self.x.var(ddof=1) + self.y.var(ddof=1)) / 2)
+        r = np.corrcoef(self.x, self.y)[0, 1]
+        m = 2 * (self.n - 1) / (1 + r * r)
+        j = math.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / math.sqrt(m / 2)
+        return j * self.mean / own, *(bound * self.sd / own for bound in self.effect[1:])
+
     def improvement(self, larger: bool) -> tuple[float, float, float]:
         wins = int((self.d > 0).sum() if larger else (self.d < 0).sum())
         bounds = stats.binomtest(wins, self.n).proportion_ci(0.95, method="exact")
@@ -217,6 +247,9 @@ class Contrast:
             "effect": lambda: self.effect[0],
             "effect_low": lambda: self.effect[1],
             "effect_high": lambda: self.effect[2],
+            "effect_av": lambda: self.effect_av[0],
+            "effect_av_low": lambda: self.effect_av[1],
+            "effect_av_high": lambda: self.effect_av[2],
             "improvement": lambda: self.improvement(larger)[0],
             "improvement_low": lambda: self.improvement(larger)[1],
             "improvement_high": lambda: self.improvement(larger)[2],

@@ -83,6 +83,8 @@ def test_every_marked_number_is_what_the_artifacts_say(page: Page, artifacts: Ar
         seen[at["of"]] += 1
         # Chances that are integrals are found here by another rule than there.
         near = {"rel_tol": 1e-4, "abs_tol": 1e-6} if at["of"] == "power" or "effect" in at["stat"] else EXACT
+        if "bootstrap" in at["stat"]:  # 9,999 of the 3,125 equally likely resamples, with repetitions
+            near = {"rel_tol": 0.05, "abs_tol": 1e-9}
         if not math.isclose(number.value, expected, **near):
             wrong.append(f"{name_of(number)}: the artifacts say {expected!r}")
     assert not wrong, "\n".join([f"{len(wrong)} of {len(page.marked)} numbers:", *wrong[:30]])
