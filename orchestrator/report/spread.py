@@ -74,7 +74,10 @@ def _beside(bounds: Markup) -> Markup:
 
 def _end(value: float | None, stat: str, seed: str | None) -> Markup:
     text = marked.number(value, stat)
-    return text if seed is None else text + Markup(' <span class="n">seed {}</span>').format(seed)
+    if seed is None:
+        return text
+    label = marked.number(int(seed), f"{stat}_seed") if seed.isdecimal() else seed
+    return text + Markup(' <span class="n">seed {}</span>').format(label)
 
 
 def _share(share: Share) -> Markup:

@@ -31,7 +31,9 @@ def comparison_table(study: Study, compared: Sequence[Compared], of: str) -> Tab
             "mean of the first less mean of the second, with the "
             + ("simultaneous interval of the whole family" if declared else "interval of this comparison alone"),
         ),
-        Head("p (Holm)", "of the test that decides, corrected for the family") if declared else Head("p", "t test"),
+        Head("p (Holm)", "of the test that decides, and of equivalence within the margin; corrected for the family")
+        if declared
+        else Head("p", "t test"),
         Head("exact p", "of the sign-flip or permutation test, uncorrected, and the smallest that it can give"),
         Head(
             "effect size",
@@ -85,7 +87,14 @@ def _difference(c: Compared) -> Markup:
 
 
 def _p(c: Compared) -> Markup:
-    return marked.p_value(c.verdict.p_holm, "p_holm") if c.verdict else marked.p_value(c.comparison.p, "p")
+    if c.verdict is None:
+        return marked.p_value(c.comparison.p, "p")
+    text = marked.p_value(c.verdict.p_holm, "p_holm")
+    if c.verdict.p_equivalence is not None:
+        text += Markup('<br><span class="n">equivalence {}</span>').format(
+            marked.p_value(c.verdict.p_equivalence, "p_equivalence")
+        )
+    return text
 
 
 def _exact(c: Compared) -> Markup:
