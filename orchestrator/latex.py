@@ -188,6 +188,10 @@ def _verdicts(study: Study, family: Sequence[Compared]) -> str:
         f"Differences within $\\pm{declared.margin:g}$ count as none."
         if declared.margin is not None
         else "No margin was declared, so no two settings can be found equivalent.",
+        f"``Equivalent'' is decided by two one-sided $t$ tests, each at {100 * (1 - study.findings.level):.0f}\\,\\%, "
+        "after Holm's correction; $p$ and interval are those of a difference from 0, so the interval may reach further."
+        if any(c.verdict is not None and c.verdict.decision == "equivalent" for c in family)
+        else "",
         "$^{*}$\\,By the exact test, since a run diverged or the values have no spread."
         if any(c.verdict is not None and c.verdict.test == "exact" for c in family)
         else "",

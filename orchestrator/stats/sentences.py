@@ -43,13 +43,21 @@ def _decided(v: Verdict) -> str:
 
 def _equivalent(v: Verdict) -> str:
     assert v.equivalence is not None
-    if v.p_equivalence is not None and v.p_equivalence <= 1 - v.level:
-        how = f"two one-sided t tests, {_p(v.p_equivalence, v)}"
-    else:
-        how = "by its interval"
-    margin = _number(v.equivalence.margin)
-    head = f"Equivalent {_seeds(v.comparison)}: the difference is shown to lie within ± {margin} ({how})"
-    return f"{head}; it {_range(v)} ({_coverage(v)})."
+    e, margin = v.equivalence, _number(v.equivalence.margin)
+    head = f"Equivalent {_seeds(v.comparison)}: the difference is shown to lie within ± {margin}"
+    if v.p_equivalence is None or v.p_equivalence > 1 - v.level + 1e-12:
+        return f"{head} (by its interval); it {_range(v)} ({_coverage(v)})."
+    head += f" (two one-sided t tests, {_p(v.p_equivalence, v)})"
+    if not _reaches_out(v) or e.low is None or e.high is None:
+        return f"{head}; it {_range(v)} ({_coverage(v)})."
+    alone = ", not corrected" if v.family > 1 else ""
+    return f"{head}; their {100 * (2 * v.level - 1):g} % interval{alone} is {_to(e.low, e.high)}."
+
+
+def _reaches_out(v: Verdict) -> bool:
+    """Whether the interval of an equivalent contrast reaches beyond the margin."""
+    assert v.equivalence is not None and v.low is not None and v.high is not None
+    return not (-v.equivalence.margin < v.low and v.high < v.equivalence.margin)
 
 
 def _no_decision(v: Verdict) -> str:
@@ -78,6 +86,12 @@ def _cannot_decide(v: Verdict, needed: float) -> str:
 def _more(v: Verdict) -> Iterator[str]:
     """What a reader must know besides."""
     c = v.comparison
+    if v.decision == "equivalent" and _reaches_out(v):
+        yield (
+            f"The {_coverage(v)} is wider, {_to(*_bounds(v))}, and reaches beyond the margin: each of the two "
+            f"one-sided tests may err with a probability of {100 * (1 - v.level):g} %, each end of this interval with "
+            "half of that."
+        )
     if v.decision == "no decision":
         if v.equivalence is not None and v.test == "t":
             yield f"The two are not shown to be equivalent within ± {_number(v.equivalence.margin)} either."
@@ -146,6 +160,11 @@ def _range(v: Verdict) -> str:
 
 def _to(low: float, high: float) -> str:
     return f"{_signed(low, high - low)} to {_signed(high, high - low)}"
+
+
+def _bounds(v: Verdict) -> tuple[float, float]:
+    assert v.low is not None and v.high is not None
+    return v.low, v.high
 
 
 def _coverage(v: Verdict) -> str:

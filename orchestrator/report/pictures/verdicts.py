@@ -181,6 +181,11 @@ def _say(ax: Axes, study: Study, family: Sequence[Compared], level: float) -> No
     )
     if study.declared.margin is not None:
         text += " Grey band: differences that were declared not to matter."
+        if any(c.verdict is not None and c.verdict.decision == "equivalent" for c in everything):
+            text += (
+                f" 'Equivalent' is decided by two one-sided tests, each at {1 - level:.0%}, and the bars have half of "
+                "that at each end: they may reach beyond the band."
+            )
     note(ax, text)
     if len(family) < len(everything):
         note(ax, f"{len(family)} of {len(everything)} contrasts are drawn, those with the smallest p.")

@@ -290,6 +290,19 @@ def test_sentences_as_they_read():
     )
 
 
+def test_what_is_shown_of_equivalence_is_an_interval_within_the_margin():
+    """The simultaneous interval has half the error at each end that a one-sided test has: it may reach beyond."""
+    (found,) = decide([contrast(0.2, 0.3)], mode="max", margin=0.9)
+    assert found.decision == "equivalent" and found.high > 0.9
+    assert found.equivalence.low > -0.9 and found.equivalence.high < 0.9
+    first, second = found.reasons[:2]
+    assert first.endswith("; their 90 % interval is −0.4 to +0.8.")
+    assert second.startswith("The 95 % interval is wider, −0.6 to +1.0, and reaches beyond the margin")
+    (inside,) = decide([contrast(0.2, 0.3)], mode="max", margin=1.1)
+    assert inside.decision == "equivalent" and "it lies between −0.6 and +1.0" in inside.reasons[0]
+    assert len(inside.reasons) == 1
+
+
 @pytest.mark.parametrize("level", [0.5, 1.0, 95])
 def test_levels_that_make_no_sense(level):
     with pytest.raises(ValueError, match="level"):
