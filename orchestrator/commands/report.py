@@ -84,16 +84,24 @@ def _of_several(opened: Sequence[Opened], to: str | None, console: Console) -> i
 def copy(store: Store, path: str, folder: Path) -> Path:
     """Copy what people read of a run to a local folder; returns the report.
 
+    Where another report was copied to that folder before, the pictures that it linked to and this one has not are
+    deleted.
+
     Raises:
         UserError: the folder cannot be written to.
     """
     read = re.compile(r"report\.html|\w+\.parquet"), re.compile(r"[\w.-]+\.(png|svg)")
     try:
+        page = folder / "report.html"
+        stale = set(re.findall(r'href="plots/([\w.-]+\.(?:png|svg))"', page.read_text())) if page.is_file() else set()
         for below, wanted in zip(("", "plots/"), read, strict=True):
             for name in store.names(f"{path}/{below}".rstrip("/")):
                 if wanted.fullmatch(name) and (data := store.read(f"{path}/{below}{name}")) is not None:
                     (folder / below).mkdir(parents=True, exist_ok=True)
                     (folder / below / name).write_bytes(data)
+                    stale.discard(name)
+        for name in stale:
+            (folder / "plots" / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"The report cannot be copied to {str(folder)!r}: {error.strerror}.") from None
     return folder / "report.html"

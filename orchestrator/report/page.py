@@ -28,13 +28,20 @@ __all__ = ["render", "write_report"]
 
 
 def write_report(study: Study, store: Store, run_path: str) -> str:
-    """Write report.html and plots/ into the run's folder; returns the path of the page in the store."""
+    """Write report.html and plots/ into the run's folder; returns the path of the page in the store.
+
+    Pictures of an older report that this one does not have are deleted.
+    """
     drawn = pictures(study)
     for picture in drawn:
         store.write(f"{run_path}/plots/{picture.name}.png", picture.png)
         store.write(f"{run_path}/plots/{picture.name}.svg", picture.svg)
     page = f"{run_path}/report.html"
     store.write(page, render(study, drawn, store).encode())
+    fresh = {picture.name for picture in drawn}
+    for name in store.names(f"{run_path}/plots"):
+        if name.endswith((".png", ".svg")) and name[:-4] not in fresh:
+            store.delete(f"{run_path}/plots/{name}")
     return page
 
 

@@ -13,6 +13,7 @@ from builders import COMMAND, carry_out, grid, toy_study, toy_sweep
 from rich.console import Console
 from toys import Brittle, Choosy, Curvature, Downhill, Fit, Sideways, Threshold
 
+from orchestrator.commands.report import copy
 from orchestrator.plan import make_plan
 from orchestrator.report import terminal_table, words, write_report
 from orchestrator.report.pictures import Picture, pictures
@@ -199,6 +200,25 @@ def test_text_of_the_study_is_escaped(store):
     page = store.read(f"{RUN}/report.html").decode()
     assert "<script>alert" not in page
     assert "a &lt; b &amp; &lt;script&gt;" in page
+
+
+def test_pictures_of_an_older_report_are_deleted_and_nothing_else(store, tmp_path):
+    study = toy_study(store, train=Fit(), pairs=[], groups=[])
+    store.write(f"{RUN}/plots/of-an-older-one.png", b"")
+    store.write(f"{RUN}/plots/notes.txt", b"mine")
+    write_report(study, store, RUN)
+    names = store.names(f"{RUN}/plots")
+    assert "of-an-older-one.png" not in names
+    assert "notes.txt" in names
+    assert len(names) > 2
+
+    folder = tmp_path / "copied"
+    (folder / "plots").mkdir(parents=True)
+    (folder / "report.html").write_text('<a href="plots/of-an-older-one.png">PNG</a>')
+    for name in ("of-an-older-one.png", "mine.png"):
+        (folder / "plots" / name).write_bytes(b"")
+    copy(store, RUN, folder)
+    assert {p.name for p in (folder / "plots").iterdir()} == {*names, "mine.png"} - {"notes.txt"}
 
 
 def test_nothing_that_a_run_leaves_holds_the_password_of_its_store(tmp_path):
