@@ -133,8 +133,8 @@ def _answer(study: Study, primary: Metric | None, verdicts: list[Compared]) -> s
     example = ", ".join(f"{names[p]!r}: {v!r}" for p, v in config.items()) or f"{study.settings[0].label!r}"
     return (
         "No comparison was declared beforehand, so there are no verdicts and all comparisons are exploratory; to get "
-        f"verdicts, say in the sweep file what is to be compared, such as baseline={{{example}}}, and what difference "
-        "counts as none, such as margin=0.005."
+        "verdicts, say in the sweep file, before the seeds they rest on are run, what is to be compared, such as "
+        f"baseline={{{example}}}, and what difference counts as none, such as margin=0.005."
     )
 
 

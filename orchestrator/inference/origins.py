@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..crossing import Crossing
+from ..report.words import listed
 from ..stats import Component, Refused, split_variance
 from .findings import VarianceFinding
 from .sentences import measure
@@ -28,7 +30,8 @@ def variance(study: Study, values: Values, crossing: Crossing | None, level: flo
         raise Refused(f"every seed drives its streams together, or one stream alone: {HOW}")
     if len(crossing.sizes) != 2:
         raise Refused(f"{len(crossing.sizes)} streams are crossed, and their parts are told apart for two: {HOW}")
-    found, refused = [], {}
+    found: list[VarianceFinding] = []
+    refused: dict[str, list[str]] = {}
     shape = crossing.sizes
     for s in study.settings:
         table = [[float("nan")] * shape[1] for _ in range(shape[0])]
@@ -37,7 +40,7 @@ def variance(study: Study, values: Values, crossing: Crossing | None, level: flo
         try:
             result = split_variance(table, level=level)
         except Refused as refusal:
-            refused[str(refusal)] = s.label
+            refused.setdefault(str(refusal), []).append(s.label)
             continue
         names = crossing.names
         said = (
@@ -49,6 +52,9 @@ def variance(study: Study, values: Values, crossing: Crossing | None, level: flo
         found.append(VarianceFinding(s.index, values.metric, (names[0], names[1]), result, said))
     if not found:
         raise Refused(next(iter(refused)))
+    if refused:
+        told = "; ".join(f"{listed(labels)}: {why}" for why, labels in refused.items())
+        found[-1] = replace(found[-1], sentence=f"{found[-1].sentence} Nothing is told of {told}.")
     return found
 
 

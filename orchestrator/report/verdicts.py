@@ -33,7 +33,7 @@ def comparison_table(study: Study, compared: Sequence[Compared], of: str) -> Tab
         ),
         Head("p (Holm)", "of the test that decides, and of equivalence within the margin; corrected for the family")
         if declared
-        else Head("p", "t test"),
+        else Head("p", "t test, uncorrected"),
         Head("exact p", "of the sign-flip or permutation test, uncorrected, and the smallest that it can give"),
         Head(
             "effect size",

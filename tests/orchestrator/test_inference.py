@@ -336,6 +336,11 @@ def test_where_the_variance_comes_from(tmp_path: Path) -> None:
         assert found.result.residual == pytest.approx(rest, rel=1e-9)
         assert found.result.a.variance == pytest.approx(max((squares[0] - rest) / 5, 0), rel=1e-9)
         assert found.result.b.variance == pytest.approx(max((squares[1] - rest) / 6, 0), rel=1e-9)
+    square = crossed(init=range(5), order=range(5))
+    lost = study_of(tmp_path, (0.0, 0.2), seeds=square, train=Noisy(diverges=((0.2, 1),)))
+    (found,) = lost.findings.variance
+    assert found.setting == 0
+    assert "Nothing is told of rho=0.2: 5 of the 25 crossed trials have no value" in found.sentence
     assert "crossed" in study_of(tmp_path, seeds=range(3)).findings.omitted["variance"]
     small = study_of(tmp_path, seeds=crossed(init=range(3), order=range(3)))
     assert "5 × 5" in small.findings.omitted["variance"]
