@@ -163,12 +163,12 @@ def _verdicts(study: Study, family: Sequence[Compared]) -> str:
         assert v is not None
         d = c.comparison
         a, b = (escaped(study.settings[i].label) for i in (c.a, c.b))
-        bounds = "--" if v.low is None or v.high is None else _bounds(v.low, v.high)
+        bounds = "--" if v.low is None or v.high is None else _bounds(v.low, v.high, v.open_at_zero)
         n = str(d.n_a) if d.design == "paired" else f"{d.n_a} + {d.n_b}"
         lost = d.diverged_a + d.diverged_b
         n += f" ({lost} diverged)" if lost else ""
         decision = v.decision + (r"$^{*}$" if v.test == "exact" else "")
-        p = mathematics(_p_value(v.p_holm))
+        p = "--" if v.p is None else mathematics(_p_value(v.p))
         rows.append([f"{a} $-$ {b}", n, mathematics(words.with_sign(d.difference)), bounds, p, decision])
     designs = {c.comparison.design for c in family}
     how = {"paired": "paired by seed", "unpaired": "unpaired (Welch)"}
@@ -201,8 +201,10 @@ def _verdicts(study: Study, family: Sequence[Compared]) -> str:
     return _table(study, "verdicts", ["contrast", "$n$", "difference", "interval", "$p$", "verdict"], rows, caption)
 
 
-def _bounds(low: float, high: float) -> str:
-    return f"[{mathematics(words.with_sign(low))}, {mathematics(words.with_sign(high))}]"
+def _bounds(low: float, high: float, open_at_zero: bool) -> str:
+    """An interval; a bound that is 0 but not in it has its bracket turned outwards, as mathematicians write it."""
+    left, right = ("]" if low == 0 and open_at_zero else "["), ("[" if high == 0 and open_at_zero else "]")
+    return f"{left}{mathematics(words.with_sign(low))}, {mathematics(words.with_sign(high))}{right}"
 
 
 def _p_value(p: float) -> str:

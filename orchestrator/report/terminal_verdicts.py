@@ -69,9 +69,9 @@ def _cells(study: Study, found: Findings, c: Compared) -> tuple[str, ...]:
     if _rival(found) is None:
         label += f" − {study.settings[c.b].label}"
     difference = words.with_sign(c.comparison.difference, 2)
-    interval = "–" if v.low is None else f"{words.with_sign(v.low, 2)} to {words.with_sign(v.high, 2)}"
-    p = {"cannot decide": None, "equivalent": v.p_equivalence}.get(v.decision, v.p_holm)
-    return label, v.decision, difference, interval, "–" if p is None else p_value(p)
+    low, high = words.bound(v.low, "low", v.open_at_zero), words.bound(v.high, "high", v.open_at_zero)
+    interval = "–" if v.low is None else f"{low} to {high}"
+    return label, v.decision, difference, interval, "–" if v.p is None else p_value(v.p)
 
 
 def _rival(found: Findings) -> int | None:

@@ -81,9 +81,12 @@ def _difference(c: Compared) -> Markup:
     text = marked.number(c.comparison.difference, "difference", digits=3)
     if source.low is None or source.high is None:
         return text + Markup(' <span class="n" title="{}">no interval</span>').format(c.comparison.note)
-    return text + Markup(' <span class="bounds">[{}, {}]</span>').format(
-        marked.number(source.low, "low", digits=3), marked.number(source.high, "high", digits=3)
-    )
+    ends = []
+    for side, value in (("low", source.low), ("high", source.high)):
+        end = marked.number(value, side, digits=3)
+        is_open = c.verdict is not None and c.verdict.open_at_zero and value == 0
+        ends.append(Markup("{} {}").format("above" if side == "low" else "below", end) if is_open else end)
+    return text + Markup(' <span class="bounds">[{}, {}]</span>').format(*ends)
 
 
 def _p(c: Compared) -> Markup:

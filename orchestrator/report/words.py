@@ -37,6 +37,17 @@ def with_sign(value: float | None, digits: int = 3) -> str:
     return ("+" if value > 0 else "") + number(float(value), digits)
 
 
+def bound(value: float | None, side: str, open_at_zero: bool, digits: int = 2) -> str:
+    """An end of an interval: −0.031, +0.02; above 0, below 0 where 0 is its end but not in it.
+
+    Args:
+        side: "low" or "high".
+    """
+    if value == 0 and open_at_zero:
+        return "above 0" if side == "low" else "below 0"
+    return with_sign(value, digits)
+
+
 def with_half_width(mean: float, half: float | None) -> str:
     """A mean with half the width of its interval, to two digits of the latter: 0.9060 ± 0.0090."""
     if half is None or not math.isfinite(half):

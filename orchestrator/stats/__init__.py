@@ -1,6 +1,6 @@
 """From replicates to intervals, tests and verdicts: pure functions on arrays.
 
-A study's unit of replication is the seed. What is not computed by scipy or statsmodels is checked against simulation
+A study's unit of replication is the seed. What is not computed by scipy is checked against simulation
 (`benchmarks/coverage.py`); docs/statistics.md says what to use when, and why.
 """
 

@@ -75,6 +75,11 @@ class Verdict:
     within_margin: bool
     reasons: tuple[str, ...]
 
+    @property
+    def p(self) -> float | None:
+        """That of the test which gave the decision, corrected for the family; None where none could give one."""
+        return {"cannot decide": None, "equivalent": self.p_equivalence}.get(self.decision, self.p_holm)
+
 
 def decide(
     comparisons: Sequence[Comparison], *, mode: Mode, margin: float | None = None, level: float = 0.95

@@ -142,8 +142,14 @@ def _beside(compared: Compared) -> str:
     verdict, comparison = compared.verdict, compared.comparison
     assert verdict is not None
     n = f"n = {comparison.n_a}" if comparison.n_a == comparison.n_b else f"n = {comparison.n_a}, {comparison.n_b}"
-    p = verdict.p_exact_holm if verdict.test == "exact" else verdict.p_holm
-    return f"{verdict.decision}, p = {words.number(p, 2)}, {n}" if verdict.test else f"{verdict.decision}, {n}"
+    return f"{verdict.decision}, {n}" if verdict.p is None else f"{verdict.decision}, {_p(verdict.p)}, {n}"
+
+
+def _p(p: float) -> str:
+    from ...inference.sentences import p_value
+
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _limit(ax: Axes, family: Sequence[Compared], margin: float | None) -> None:
