@@ -32,7 +32,10 @@ OF_LARGEST = 0.1
 def connectivity_pictures(study: Study, column: Column) -> Iterator[Picture]:
     """The graph of the pair probe's first barrier, that of an error if there is one."""
     known = [m for m in study.metrics_of(column) if BARRIER in m.name and study.is_numeric(m) and study.values(m)]
-    barriers = sorted((m for m in known if not m.name.startswith("straight")), key=lambda m: "error" not in m.name)
+    barriers = sorted(
+        (m for m in known if not m.name.startswith("straight")),
+        key=lambda m: ("error" not in m.name, m.name not in column.headline),
+    )
     if not barriers or len(trials_of(study, column)) < 4:
         return
     fig, (ax,) = panels(1, 1, height=4.6, layout="constrained")
