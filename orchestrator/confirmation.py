@@ -67,8 +67,8 @@ def confirmation(plan: Plan, store: Store, seeds: int | None) -> Confirmation:
     for label in (best, other):
         if label not in labels or not _same_trainings(plan, study, label, labels.index(label)):
             raise UserError(
-                f"{sweep.file or sweep.name} does not declare the trainings of {label} as {run} had them: run the "
-                "sweep again before its best setting is confirmed."
+                f"{sweep.file or sweep.name} does not declare the trainings of {label} as {run} had them: give "
+                "the --set of that run, or run the sweep again before its best setting is confirmed."
             )
     n = len(study.replicates) if seeds is None else seeds
     fresh, shown = fresh_seeds(sweep, store, n)

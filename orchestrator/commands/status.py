@@ -172,7 +172,8 @@ def _counts(standing: Standing) -> list[str]:
     counts, total = standing.counts, standing.total
     of = "" if total.tasks is None else f" of {max(total.tasks - standing.stored_before, 0)}"
     told = [f"{counts['committed']}{of} tasks committed"]
-    told += [f"{standing.stored_before} were stored"] if standing.stored_before else []
+    was = "was" if standing.stored_before == 1 else "were"
+    told += [f"{standing.stored_before} {was} stored"] if standing.stored_before else []
     told += [f"{counts['found']} made by other runs"] if counts["found"] else []
     told += [f"{total.failed} failed"]
     told += [f"{total.skipped} skipped"] if total.skipped else []

@@ -93,9 +93,14 @@ def _caption(study: Study, found: Findings) -> str:
     corrected = f"; p and intervals hold for all {many} together (Holm)" if many > 1 else ""
     margin = ""
     if found.declared.margin is not None:
-        margin = f"; equivalent: within ±{found.declared.margin:g} by two one-sided tests, whose p that is"
+        margin = f"; equivalent: within ±{found.declared.margin:g} by two one-sided tests"
+        if any(c.verdict is not None and c.verdict.decision == "equivalent" for c in found.family):
+            margin += ", and the p beside it is theirs"
     decided = [v for c in found.family if (v := c.verdict) is not None and v.decision in ("better", "worse")]
-    doubted = sum(v.test == "t" and v.p_exact_holm > 1 - v.level + 1e-9 for v in decided)
-    confirmed = f"{len(decided) - doubted} of {words.count(len(decided), 'decision')}"
+    doubted = [v for v in decided if v.test == "t" and v.p_exact_holm > 1 - v.level + 1e-9]
+    confirmed = f"{len(decided) - len(doubted)} of {words.count(len(decided), 'decision')}"
     normal = f"; without assuming normal values, the exact test confirms {confirmed}" if doubted else ""
+    if doubted and all(v.comparison.smallest_p > 1 - v.level + 1e-9 for v in doubted):  # no values could have done it
+        least = min(v.comparison.smallest_p for v in doubted)
+        normal += f" (with so few seeds it can confirm none: its p is never below {least:.3g})"
     return f"{measure(found.primary)}{against}; {counted}{design}{corrected}{margin}{normal}"

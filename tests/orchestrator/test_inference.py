@@ -488,5 +488,8 @@ def test_the_terminal_shows_the_verdicts(tmp_path: Path, width: int) -> None:
     assert "No comparison was declared beforehand" in nothing and "Exploratory" not in nothing
     two = shown(study_of(tmp_path, seeds=range(2)), width)
     assert "better" in two and "without assuming normal values, the exact test confirms 0 of 2 decisions" in two
+    assert "with so few seeds it can confirm none: its p is never below 0.5" in two
+    assert "the p beside it is theirs" not in two  # none of them is equivalent
+    assert ("the p beside it is theirs" in declared) == bool(re.search(r"rho=0\.\d equivalent", declared))
     pairs = [("rho=0.1", "rho=0"), ("rho=0.2", "rho=0.1")]
     assert "rho=0.2 − rho=0.1" in shown(study_of(tmp_path, seeds=range(4), contrasts=pairs), width)
