@@ -72,6 +72,8 @@ def winner(study: Study, values: Values, level: float, *, independent: bool) -> 
     command = confirm_command(study)
     label, what = study.settings[best].label, measure(values.metric)
     said = f"{label} has the best mean {what} ({number(values.mean(best))}) of {len(ranked)} settings. "
+    if values.mean(best) == values.mean(second):
+        said += f"{study.settings[second].label} has the same. "
     said += "The best of several looks better than it is"
     curse = None
     if not independent:

@@ -125,7 +125,7 @@ def winners_curse(values: Any, *, mode: Mode = "max", level: float = 0.95, seed:
     if k < 2:
         raise Refused(f"{k} setting with a value for every seed: there is nothing to choose from")
     if n < 3:
-        raise Refused(f"{n} seeds are too few to choose on some and judge on others: take at least 3")
+        raise Refused(f"{_seeds(n)} too few to choose on some and judge on others: take at least 3")
     sign = 1.0 if mode == "max" else -1.0
     relative = sign * (x - x.mean(axis=0))
     m = n // 2 + 1
@@ -178,8 +178,7 @@ def fewer_seeds(
     k, n = x.shape
     if n < FEWEST_SEEDS:
         raise Refused(
-            f"{n} seeds are too few to tell how often fewer would have named another winner: take at least "
-            f"{FEWEST_SEEDS}"
+            f"{_seeds(n)} too few to tell how often fewer would have named another winner: take at least {FEWEST_SEEDS}"
         )
     if k < 2:
         raise Refused(f"{k} setting with a value for every seed: there is no other to be named the best")
@@ -204,6 +203,10 @@ def fewer_seeds(
         exact.append(every)
     named = tuple(kept[i] for i in np.flatnonzero(winners))
     return FewerSeeds(n, named, of, tuple(shares), tuple(subsets), tuple(exact), left_out)
+
+
+def _seeds(n: int) -> str:
+    return "1 seed is" if n == 1 else f"{n} seeds are"
 
 
 def _correlation(x: np.ndarray) -> float:

@@ -221,6 +221,15 @@ def test_pictures_of_an_older_report_are_deleted_and_nothing_else(store, tmp_pat
     assert {p.name for p in (folder / "plots").iterdir()} == {*names, "mine.png"} - {"notes.txt"}
 
 
+def test_a_family_of_which_every_run_diverged_has_a_report(store):
+    train = Fit(rho=grid(0.0, 0.05), diverge_above=-1.0)
+    study = toy_study(store, train=train, seeds=[1], probes=[], pairs=[], groups=[], baseline={"rho": 0.0})
+    write_report(study, store, RUN)
+    text = store.read(f"{RUN}/report.html").decode()
+    assert "every run of both settings diverged" in text
+    assert not {"verdicts.png", "seeds.png"} & set(store.names(f"{RUN}/plots"))
+
+
 def test_nothing_that_a_run_leaves_holds_the_password_of_its_store(tmp_path):
     store = Store(str(tmp_path))
     plan = make_plan(toy_sweep(probes=[Brittle()]), store)

@@ -45,7 +45,7 @@ LOOKS = {
 def verdict_pictures(study: Study) -> Iterator[Picture]:
     """The family, if there is one, and the pairs of seeds behind its first contrasts."""
     family = study.findings.family
-    if not family:
+    if all(c.comparison.difference is None for c in family):  # no family, or every run of it diverged or failed
         return
     primary = family[0].metric
     fig, (ax,) = panels(1, 1, height=1.15 + ROW * min(len(family), MOST_CONTRASTS), wide=True)
@@ -53,7 +53,7 @@ def verdict_pictures(study: Study) -> Iterator[Picture]:
     legend(fig, *ax.get_legend_handles_labels(), 4)
     title = f"Verdicts on {brief(primary)}"
     yield Picture("verdicts", title, caption(fig), "answer", "", *rendered(fig, title))
-    paired = [c for c in family if c.seeds]
+    paired = [c for c in family if c.seeds and c.comparison.used]
     if not paired:
         return
     shown = paired[:MAX_PANELS]
