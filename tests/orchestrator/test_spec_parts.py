@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from builders import grid
 
-from orchestrator.commands.show import _flat
 from orchestrator.decisions import _decode
 from orchestrator.keys import canonical
 from orchestrator.plan import Plan, make_plan, why
+from orchestrator.provenance import flat
 from orchestrator.records import _settings
 from orchestrator.spec_parts import parts, with_parts
 from orchestrator.store import Store
@@ -168,7 +168,7 @@ def test_keys_and_why(tmp_path: Path) -> None:
 
 def test_show_tells_each_field() -> None:
     train = sweep([Mixup(0.2), L1(1e-4)]).train
-    shown = _flat({"regularisers": canonical(train)["regularisers"]})
+    shown = flat({"regularisers": canonical(train)["regularisers"]})
     assert shown == {
         "regularisers": "Mixup + L1",
         "regularisers.Mixup.alpha": 0.2,
@@ -176,4 +176,4 @@ def test_show_tells_each_field() -> None:
         "regularisers.L1.proximal": False,
         "regularisers.L1.everywhere": False,
     }
-    assert _flat({"regularisers": [], "widths": [16, 8]}) == {"regularisers": [], "widths": [16, 8]}
+    assert flat({"regularisers": [], "widths": [16, 8]}) == {"regularisers": [], "widths": [16, 8]}
