@@ -255,7 +255,7 @@ def _trouble(standing: Standing, now: float, width: int, note: str) -> _Part:
 
 
 def _failures(standing: Standing, width: int, store: str) -> _Part:
-    found = list(standing.failures.items())[-20:][::-1]
+    found = list(standing.failures.values())[-20:][::-1]
     total = standing.total.failed
 
     def lines(n: int) -> list[Text]:
@@ -263,10 +263,10 @@ def _failures(standing: Standing, width: int, store: str) -> _Part:
         words = f"{total} failed, each with a log: {how}"
         head = Text(words if cell_len(words) <= width else f"{total} failed, see: {how}", style="red")
         table = []
-        for key, failure in found[:n]:
+        for failure in found[:n]:
             skipped = f" ({failure.blocked} skipped)" if failure.blocked else ""
             label = middle_cut(failure.label, max((width - 18) // 2, 12))
-            text = f"{GAP}{key[:12]}  {label}: {failure.error}"
+            text = f"{GAP}{failure.key[:12]}  {label}: {failure.error}"
             room = width - cell_len(skipped)
             text = text if cell_len(text) <= room else set_cell_size(text, room - 1) + "…"
             table.append(Text(text + skipped))

@@ -222,20 +222,20 @@ class Standing:
         for what in ("skipped", "elsewhere"):
             now = event.get(what)
             for kind, number in now.items() if isinstance(now, Mapping) else ():
-                self._set(str(kind), what, _whole(number))
+                self._set(one_line(str(kind)), what, _whole(number))
         self._sample(when)
 
     def _start(self, when: float, event: Mapping[str, Any]) -> None:
         self.started = when
         self.slots = max(_whole(event.get("slots")), 1)
-        self.metric, self.mode = str(event.get("metric", "")), str(event.get("mode", "max"))
+        self.metric, self.mode = one_line(str(event.get("metric", ""))), str(event.get("mode", "max"))
         self.seeds, self.settings = _whole(event.get("seeds")), _whole(event.get("settings"))
         self.search = one_line(str(event.get("search", "")))
         self.samples, self.proposed = _whole(event.get("samples")), _whole(event.get("proposed"))
         expected = event.get("expected")
         for kind, seconds in expected.items() if isinstance(expected, Mapping) else ():
             if (found := _number(seconds)) is not None and found > 0:
-                self._expected[str(kind)] = found
+                self._expected[one_line(str(kind))] = found
         if isinstance(event.get("kinds"), Mapping):
             self._census(event["kinds"])
             self.stored_before = self.total.stored
@@ -246,12 +246,13 @@ class Standing:
     def _census(self, kinds: Any) -> None:
         for kind, told in kinds.items() if isinstance(kinds, Mapping) else ():
             if isinstance(told, Mapping):
-                tally = self._tally(str(kind))
+                kind = one_line(str(kind))
+                tally = self._tally(kind)
                 tasks = _whole(told.get("tasks"))
                 self.total.tasks = (self.total.tasks or 0) + tasks - (tally.tasks or 0)
                 tally.tasks = tasks
-                self._set(str(kind), "stored", _whole(told.get("stored")))
-                self._set(str(kind), "skipped", _whole(told.get("skipped")))
+                self._set(kind, "stored", _whole(told.get("stored")))
+                self._set(kind, "skipped", _whole(told.get("skipped")))
 
     def _task(self, name: str, when: float, key: str, label: str, event: Mapping[str, Any]) -> None:
         kind = label.partition(" · ")[0]
@@ -272,7 +273,7 @@ class Standing:
         elif name == "failed":
             self._move(key, kind, "failed")
             error = one_line(str(event.get("error") or "failed"))
-            self.failures[key] = Failure(key, label, error, _whole(event.get("blocked")))
+            self.failures[key] = Failure(one_line(key), label, error, _whole(event.get("blocked")))
             if len(self.failures) > KEPT:
                 self.failures.popitem(last=False)
         elif name == "elsewhere":
