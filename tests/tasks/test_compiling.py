@@ -101,7 +101,7 @@ def test_what_was_compiled_before_does_not_count():
         ({"optimizer": EMA(SAM(base=NewtonCG()))}, "NewtonCG does not go with compile='reduce-overhead'"),
         ({"regularisers": (WeightNoise(0.1),)}, "WeightNoise does not go with compile='reduce-overhead'"),
         ({"regularisers": (LastLayerL2(1.0, 0.0),)}, "LastLayerL2 does not go with compile='reduce-overhead'"),
-        ({"optimizer": EMA(JSAM(m=1))}, "m=1 does not go with compile='reduce-overhead'"),
+        ({"optimizer": EMA(JSAM(m=1)), "model": MLP()}, "m=1 does not go with compile='reduce-overhead'"),
         ({"compile": "fast"}, "Train: compile must be True or False or 'reduce-overhead', not 'fast'."),
     ],
 )
