@@ -25,6 +25,7 @@ from orchestrator.inference import findings
 from orchestrator.plan import make_plan
 from orchestrator.records import checked, record_of
 from orchestrator.report import print_verdicts
+from orchestrator.report.pictures.verdicts import verdict_pictures
 from orchestrator.stats import crossed_error, crossed_interval
 from orchestrator.store import Store
 from orchestrator.study import Study
@@ -475,6 +476,16 @@ def shown(study: Study, width: int) -> str:
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert [line for line in lines if len(line) > width and "orchestrator confirm toy.py" not in line] == []
     return " ".join(" ".join(lines).split())
+
+
+@pytest.mark.parametrize("all_of", [(0.1,), (0.0, 0.1, 0.2)])
+def test_a_study_has_its_pictures_where_all_seeds_of_a_setting_diverged(
+    tmp_path: Path, all_of: tuple[float, ...]
+) -> None:
+    lost = tuple((rho, seed) for rho in all_of for seed in range(3))
+    study = study_of(tmp_path, (0.0, 0.1, 0.2), train=Noisy(diverges=lost), seeds=range(3))
+    drawn = [picture.name for picture in verdict_pictures(study)]
+    assert drawn == (["verdicts", "seeds"] if len(all_of) == 1 else [])
 
 
 @pytest.mark.parametrize("width", [80, 120])
