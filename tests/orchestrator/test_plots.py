@@ -555,3 +555,11 @@ def test_neighbours_differ_in_greyscale_and_no_two_series_look_alike():
     assert all(abs(a - b) > 0.25 for a, b in itertools.pairwise(grey))
     looks = {(style.colours(60)[i % 8], style.marker(i)) for i in range(60)}
     assert len(looks) == 60
+
+
+def test_a_scatter_reads_each_result_once_and_not_once_a_trial(family, ax, monkeypatch):
+    asked: Counter[str] = Counter()
+    read = Study.values
+    monkeypatch.setattr(Study, "values", lambda self, metric: asked.update([metric.path]) or read(self, metric))
+    plots.scatter(family, "Sharp.lambda_max", "val_accuracy", ax=ax)
+    assert asked == {"Sharp.lambda_max": 1, "Noisy.val_accuracy": 1}

@@ -51,8 +51,10 @@ def scatter(
         InvalidValue: there is no such metric, or no trial has both values.
     """
     one, other = (find_metric(study, m, ("train", "probe")) for m in (x, y))
-    across = {t.trials[0]: study.values(one).get(t.key) for t in study.of_column(one.column.name)}
-    up = {t.trials[0]: study.values(other).get(t.key) for t in study.of_column(other.column.name)}
+    across, up = (
+        {t.trials[0]: values.get(t.key) for t in study.of_column(m.column.name)}
+        for m, values in ((one, study.values(one)), (other, study.values(other)))
+    )
     points = {t: (a, b) for t, a in across.items() if a is not None and (b := up.get(t)) is not None}
     if not points:
         raise InvalidValue(f"scatter: no trial has values of both {one.path} and {other.path}.")
@@ -76,13 +78,9 @@ def scatter(
                     color=palette[line], mec="white", mew=style.mark(0.12), zorder=3, gid="mean",
                     label=names[line] if line not in told else None)  # fmt: skip
             told.add(line)
-    for metric, values, scale in (
-        (one, [v for v, _ in points.values()], ax.set_xscale),
-        (other, [v for _, v in points.values()], ax.set_yscale),
-    ):
+    for values, scale in zip(zip(*points.values(), strict=True), (ax.set_xscale, ax.set_yscale), strict=True):
         if min(values) > 0 and max(values) / min(values) > 30:
             scale("log")
-        del metric
     ax.set_xlabel(brief(one))
     ax.set_ylabel(style.wrapped(brief(other), 40))
     _say(ax, study, one, other, len(points), len(across))

@@ -182,8 +182,8 @@ def _say(ax: Axes, study: Study, family: Sequence[Compared], level: float) -> No
     text = (
         f"The declared family of {words.count(len(everything), 'contrast')} on {everything[0].metric.path}, first − "
         f"second, {words.listed([how[d] for d in sorted(designs)])}. Bars: simultaneous {level:.0%} intervals, in "
-        "agreement with Holm's correction over the family; p is Holm's. 'No decision' is no sign that there is no "
-        "difference."
+        "agreement with Holm's correction over the family; p: of the test that decided, corrected for the family. "
+        "'No decision' is no sign that there is no difference."
     )
     if study.declared.margin is not None:
         text += " Grey band: differences that were declared not to matter."
