@@ -11,6 +11,7 @@ from ..records import CENSORED, DIVERGED, Metric
 from ..report.words import count, listed
 from ..stats import Refused
 from . import sentences
+from .beforehand import undeclared_trainings
 from .choice import confirm_command, fewer, power, ranking, winner
 from .family import MOST_EXPLORATORY, exploratory, family
 from .findings import (
@@ -154,6 +155,15 @@ def _notes(
 ) -> list[str]:
     """What is left out of the figures, or holds for all of them."""
     notes = [_sentence(note) for note in study.declared.notes]
+    if study.declared.contrasts:
+        late, trainings = undeclared_trainings(study)
+        if late:
+            were = "was" if late == 1 else "were"
+            notes.append(
+                f"{late} of {count(trainings, 'training')} behind the verdicts {were} run before these comparisons were "
+                "declared: corrected p values and intervals hold only if they were chosen without a look at those "
+                "results; otherwise confirm them on fresh seeds."
+            )
     if values is not None:
         for reason, why in (
             (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..records import Metric
@@ -55,14 +56,15 @@ def sharpness(study: Study, reference: int | None, level: float) -> list[Sharpne
     if study.crossing is not None and study.crossing.shares:
         paired = None
     y = other.matrix(settings, seeds)
-    found, refused = [], ""
+    found: list[SharpnessFinding] = []
+    refused: dict[str, str] = {}
     for metric in measures:
         values = values_of(study, metric)
         x = values.matrix(settings, seeds)
         try:
             result = associate(x, y, paired=paired, level=level)
         except Refused as refusal:
-            refused = str(refusal)
+            refused[metric.path] = str(refusal)
             continue
         matched, why_not = None, "the training tells no training loss"
         if loss is not None:
@@ -80,7 +82,10 @@ def sharpness(study: Study, reference: int | None, level: float) -> list[Sharpne
         said = _said(study, metric, gap, result, matched, why_not)
         found.append(SharpnessFinding(metric, gap, result, matched, points, said))
     if not found:
-        raise Refused(refused)
+        raise Refused("; ".join(dict.fromkeys(refused.values())))
+    if refused:
+        why = "; ".join(f"{path}, since {reason}" for path, reason in refused.items())
+        found[-1] = replace(found[-1], sentence=f"{found[-1].sentence} Nothing can be told of {why}.")
     return found
 
 

@@ -38,11 +38,14 @@ def toy_sweep(**changes: Any) -> Sweep:
     return Sweep(**{**fields, **changes})
 
 
-def carry_out(plan: Plan, store: Store, *, stop: Callable[[Node], bool] = lambda node: False) -> Outcome:
+def carry_out(
+    plan: Plan, store: Store, *, stop: Callable[[Node], bool] = lambda node: False, run: str = "r1"
+) -> Outcome:
     """Run a plan's tasks in this process, one after the other, and commit them.
 
     Args:
         stop: trainings to treat as ended early by a scheduler.
+        run: the path of the run in the store.
     """
     states: dict[str, str] = {}
     errors: dict[str, str] = {}
@@ -89,7 +92,7 @@ def carry_out(plan: Plan, store: Store, *, stop: Callable[[Node], bool] = lambda
                     "git": {"commit": "0123456789abcdef", "dirty": False},
                     "attempt": 1,
                     "peak_memory_bytes": 1 << 20,
-                    "run": "r1",
+                    "run": run,
                 },
             )
         if manifest["status"] == "diverged":

@@ -504,3 +504,27 @@ def test_the_terminal_shows_the_verdicts(tmp_path: Path, width: int) -> None:
     assert ("the p beside it is theirs" in declared) == bool(re.search(r"rho=0\.\d equivalent", declared))
     pairs = [("rho=0.1", "rho=0"), ("rho=0.2", "rho=0.1")]
     assert "rho=0.2 − rho=0.1" in shown(study_of(tmp_path, seeds=range(4), contrasts=pairs), width)
+
+
+def test_trainings_that_were_run_before_anything_was_declared_are_told(tmp_path: Path) -> None:
+    """The same trainings, first without a declaration, then with one; and further seeds of the declared run."""
+
+    def run(name: str, seeds: range, **declared: Any) -> Study:
+        train = dataclasses.replace(Noisy(), rho=grid(0.0, 0.1))
+        plan = make_plan(toy_sweep(train=train, seeds=seeds, probes=[], pairs=[], groups=[], **declared), store)
+        study = Study.from_plan(plan, store, carry_out(plan, store, run=f"runs/toy/{name}"))
+        study.save(store, f"runs/toy/{name}")
+        return study
+
+    store = Store(str(tmp_path))
+    what = {"baseline": {"rho": 0.0}, "margin": 0.01}
+    run("r1", range(3))
+    late = run("r2", range(5), **what).findings.notes
+    assert any(
+        "6 of 10 trainings behind the verdicts were run before these comparisons were declared" in n for n in late
+    )
+    store = Store(str(tmp_path / "other"))
+    run("r1", range(3), **what)
+    assert not any("were declared" in note for note in run("r2", range(5), **what).findings.notes)
+    moved = run("r3", range(5), baseline={"rho": 0.0}, margin=0.5).findings.notes
+    assert any("10 of 10 trainings" in note for note in moved)
