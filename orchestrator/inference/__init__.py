@@ -160,8 +160,8 @@ def _notes(
         if late:
             were = "was" if late == 1 else "were"
             notes.append(
-                f"{late} of {count(trainings, 'training')} behind the verdicts {were} run before these comparisons were "
-                "declared: corrected p values and intervals hold only if they were chosen without a look at those "
+                f"{late} of {count(trainings, 'training')} behind the verdicts {were} run before these comparisons "
+                "were declared: corrected p values and intervals hold only if they were chosen without a look at those "
                 "results; otherwise confirm them on fresh seeds."
             )
     if values is not None:

@@ -133,6 +133,14 @@ class Browser:
         """Wait until the page has been drawn as it is now."""
         self.run(_FRAMES)
 
+    def until(self, expression: str, frames: int = 200) -> bool:
+        """Whether a JavaScript expression comes true while so many frames are drawn: what events do takes a while."""
+        for _ in range(frames):
+            if self.run(f"Boolean({expression})"):
+                return True
+            self.settle()
+        return False
+
     def press(self, key: str) -> None:
         """A key of the keyboard ("Enter", "Escape", "ArrowRight"), for what has the focus."""
         code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9}[key]

@@ -342,10 +342,10 @@ def test_a_trial_opens_with_its_curves_and_all_that_was_measured(chromium, wrong
     assert chromium.run("document.querySelector('dialog h3').textContent") == "rho=0.05 · seed 0"
     assert chromium.run(drawn) != first
     chromium.press("Escape")
-    assert not chromium.run("document.querySelector('dialog').open")
-    assert chromium.run("document.activeElement.closest('tr').dataset.place") == "3"  # where one was
+    assert chromium.until("!document.querySelector('dialog').open")
+    assert chromium.until("document.activeElement.closest('tr')?.dataset.place === '3'")  # where one was
     chromium.press("Enter")
-    assert chromium.run("document.querySelector('dialog').open")
+    assert chromium.until("document.querySelector('dialog').open")
     assert chromium.console == []
 
 
