@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .records import DONE, Metric, Summary
 from .report import words
-from .stats import Interval
+from .stats import Interval, p_value
 
 if TYPE_CHECKING:
     from .inference import Compared
@@ -168,7 +168,7 @@ def _verdicts(study: Study, family: Sequence[Compared]) -> str:
         lost = d.diverged_a + d.diverged_b
         n += f" ({lost} diverged)" if lost else ""
         decision = v.decision + (r"$^{*}$" if v.test == "exact" else "")
-        p = "--" if v.p is None else mathematics(_p_value(v.p))
+        p = "--" if v.p is None else mathematics(p_value(v.p))
         rows.append([f"{a} $-$ {b}", n, mathematics(words.with_sign(d.difference)), bounds, p, decision])
     designs = {c.comparison.design for c in family}
     how = {"paired": "paired by seed", "unpaired": "unpaired (Welch)"}
@@ -205,10 +205,6 @@ def _bounds(low: float, high: float, open_at_zero: bool) -> str:
     """An interval; a bound that is 0 but not in it has its bracket turned outwards, as mathematicians write it."""
     left, right = ("]" if low == 0 and open_at_zero else "["), ("[" if high == 0 and open_at_zero else "]")
     return f"{left}{mathematics(words.with_sign(low))}, {mathematics(words.with_sign(high))}{right}"
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def _about(study: Study, name: str) -> str:

@@ -97,11 +97,6 @@ def left_out_words(left_out: Mapping[str, int]) -> str:
     return listed([f"{count(n, 'trial')} {reason}" for reason, n in sorted(left_out.items())])
 
 
-def p_value(p: float) -> str:
-    """To three digits where it may matter; not below what is worth telling apart."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.3g}" if p < 0.1 else f"{p:.2f}"
-
-
 def _interval(low: float | None, high: float | None) -> str:
     return f"{with_sign(low)} to {with_sign(high)}"
 

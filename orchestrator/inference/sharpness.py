@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ..records import Metric
 from ..report.words import number
-from ..stats import Association, Concordance, MatchedLoss, Refused, associate, match_loss
+from ..stats import Association, Concordance, MatchedLoss, Refused, associate, match_loss, p_value
 from .findings import SharpnessFinding
-from .sentences import measure, p_value
+from .sentences import measure
 from .values import values_of
 
 if TYPE_CHECKING:

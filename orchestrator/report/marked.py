@@ -17,6 +17,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from .. import stats
 from ..stats import Interval
 from ..study import Summary
 from . import words
@@ -62,10 +63,8 @@ def duration(seconds: float, stat: str, **where: Any) -> Markup:
 
 
 def p_value(p: float | None, stat: str) -> Markup:
-    """A p value to two digits: 0.031, < 0.0001."""
-    if p is None:
-        return Markup("–")
-    return number(p, stat, text="< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}", form="p")
+    """A p value: 0.0313, < 0.001 (see `stats.p_value`)."""
+    return Markup("–") if p is None else number(p, stat, text=stats.p_value(p), form="p")
 
 
 def with_half_width(mean: float, half: float | None) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..stats import p_value
 from ..study import Study
 from . import words
 from .terminal import folded
@@ -61,8 +62,6 @@ _HEAD = ("setting", "verdict", "difference", "95 % interval", "p")
 
 
 def _cells(study: Study, found: Findings, c: Compared) -> tuple[str, ...]:
-    from ..inference.sentences import p_value
-
     v = c.verdict
     assert v is not None
     label = study.settings[c.a].label

@@ -30,6 +30,7 @@ from .power import Curve, Power, detectable_effect, equivalence_power, needed_se
 from .refusal import Refused
 from .robust import Location, bootstrap_interval, interquartile_mean_interval, median_interval, studentised_bootstrap
 from .selection import FewerSeeds, WinnersCurse, fewer_seeds, winner_coverage, winners_curse
+from .sentences import p_value
 from .variance_components import Component, Components, split_variance
 from .verdicts import Verdict, decide
 
@@ -71,6 +72,7 @@ __all__ = [
     "mean_interval",
     "median_interval",
     "needed_seeds",
+    "p_value",
     "pair_interval",
     "plan_seeds",
     "probability_of_improvement",

@@ -172,8 +172,13 @@ def _coverage(v: Verdict) -> str:
     return f"{100 * v.level:g} % interval{together}"
 
 
+def p_value(p: float) -> str:
+    """A p value as it is told everywhere: three digits where they may matter, and not below what is worth telling."""
+    return "< 0.001" if p < 0.001 else f"{p:.3g}" if p < 0.1 else f"{p:.2f}"
+
+
 def _p(p: float, v: Verdict) -> str:
-    text = "p < 0.001" if p < 0.001 else f"p = {_number(p)}"
+    text = f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
     return f"{text} after Holm's correction" if v.family > 1 else text
 
 

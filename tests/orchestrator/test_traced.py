@@ -52,7 +52,7 @@ def page(store: Path) -> Page:
 
 
 FORMS: dict[str, Callable[[str, float], bool]] = {
-    "p": lambda text, p: text == "< 0.0001" if p < 1e-4 else shows(text, p),
+    "p": lambda text, p: text == "< 0.001" if p < 1e-3 else shows(text, p),
     "hours": lambda text, seconds: shows(text, seconds / 3600),
     "MiB": lambda text, size: shows(text, size / 2**20),
     "percent": lambda text, share: shows(text.removesuffix("%").strip(), 100 * share),

@@ -146,7 +146,7 @@ def _beside(compared: Compared) -> str:
 
 
 def _p(p: float) -> str:
-    from ...inference.sentences import p_value
+    from ...stats import p_value
 
     text = p_value(p)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
