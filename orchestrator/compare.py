@@ -150,7 +150,8 @@ def compare_runs(a: Study, b: Study, metrics: Sequence[str] = ()) -> RunComparis
         probes=tuple(differences([m.probes for m in made])),
         measured=_named(measured),
         code=tuple(differences([m.code for m in made])),
-        modules=_named([m.code for m in made]),
+        # A probe that was skipped, or is not in one of them, is no difference of code.
+        modules=_named([m.code_of(made[0].classes & made[1].classes) for m in made]),
         commits=tuple(differences([m.commits for m in made])),
         data=tuple(differences([m.data for m in made])),
         versions=tuple(differences([m.versions for m in made])),

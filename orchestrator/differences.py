@@ -8,7 +8,7 @@ values of settings are compared with those of settings.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -129,6 +129,15 @@ class Made:
     def code(self) -> dict[str, Values]:
         """Digests by module."""
         return self._facts(lambda task, m: part(m, "code").items())
+
+    @cached_property
+    def classes(self) -> frozenset[str]:
+        """Of the tasks that left an artifact."""
+        return frozenset(str(m.get("class")) for _, m in self._manifests)
+
+    def code_of(self, classes: Collection[str]) -> dict[str, Values]:
+        """Digests by module, of tasks of these classes."""
+        return self._facts(lambda task, m: part(m, "code").items() if str(m.get("class")) in classes else ())
 
     @cached_property
     def data(self) -> dict[str, Values]:

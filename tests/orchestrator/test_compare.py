@@ -145,3 +145,12 @@ def test_mistakes_are_one_sentence(capsys, argv, words):
     made("artifacts", train=Fit(), seeds=[0], pairs=[], groups=[], probes=[])
     code, _, err = orchestrate(capsys, "compare", *argv)
     assert code == 2 and words in err and err.count("\n") == 1
+
+
+def test_probes_that_one_run_skipped_are_no_difference_of_code():
+    """All trainings of one run diverge, so its probes and pairs left no artifacts."""
+    well = made("s", "one", train=Fit(rho=grid(0.1, 0.2)))
+    lost = made("s", "two", train=Fit(rho=grid(0.1, 0.2), diverge_above=0.05))
+    assert {lost.statuses[t.key] for t in lost.of_column("Curvature")} == {"skipped"}
+    found = compare_runs(well, lost)
+    assert not found.code and not found.modules and "code" not in found.differs
