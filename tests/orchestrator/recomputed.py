@@ -311,6 +311,12 @@ class Family:
         return self.closed({i: float(p) for i, p in tests.items()})
 
 
+def own_intervals(a: Artifacts, setting: int) -> list[float]:
+    """The ends of a declared contrast's 90 % and 95 % intervals, not corrected for the family."""
+    c = a.contrast(PRIMARY, setting, BASELINE)
+    return [c.mean + side * stats.t.ppf(q, c.n - 1) * c.se for q in (0.95, 0.975) for side in (-1, 1)]
+
+
 def verdict(a: Artifacts, at: dict[str, str]) -> float:
     family = Family(a)
     setting, baseline = map(int, at["setting"].split())

@@ -24,6 +24,7 @@ from orchestrator.tables import all_tables
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")  # so that no line is folded
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 

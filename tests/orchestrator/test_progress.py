@@ -325,6 +325,7 @@ class Terminal:
         self.text = b""
         self.pid, self._file = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for what it starts in the background
             os.chdir(folder)
             os.environ.update({"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"})
             for name in ("COLUMNS", "LINES", "NO_COLOR", "CI"):

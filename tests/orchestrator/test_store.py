@@ -1026,7 +1026,7 @@ def test_an_outage_is_waited_for_and_nothing_is_taken_for_absent(s3: S3Server, m
                 ask(impatient)
             assert "does not answer" in sentence(error)
         # Something else at the same address, such as a proxy, that knows nothing.
-        with http.server.Threadinghttp.server.HTTPServer(("127.0.0.1", s3.port), Nothing) as other:
+        with http.server.ThreadingHTTPServer(("127.0.0.1", s3.port), Nothing) as other:
             thread = threading.Thread(target=other.serve_forever)
             thread.start()
             try:
