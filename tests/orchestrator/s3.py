@@ -123,6 +123,9 @@ class S3Server:
         """Requests hang from now on: connections are accepted, nothing is answered."""
         assert self._server is not None
         os.kill(self._server.pid, signal.SIGSTOP)
+        tasks = Path(f"/proc/{self._server.pid}/task")
+        while any(_state(task) not in "tTZX" for task in tasks.iterdir()):  # a thread may still be answering
+            time.sleep(0.005)
         self._paused = True
 
     def resume(self) -> None:
@@ -178,3 +181,11 @@ def _free_ports(n: int) -> list[int]:
         if len(found) == n:
             return found
     raise RuntimeError("there are no free ports")
+
+
+def _state(task: Path) -> str:
+    """The state of a thread: "T" if it is stopped, "X" if it is gone."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
