@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import DamagedArtifact, InvalidValue
+from ...errors import InvalidValue
 from ...study import DONE, Column, Study
 from .. import style, words
 from ..views import chosen_settings, held, name_of, names_of
 from .canvas import Picture, caption, legend, note, note_missing, own_axes, own_legend, panels, rendered, shape, slug
+from .lines import arrays_of
 from .names import find_setting
 
 if TYPE_CHECKING:
@@ -98,20 +99,15 @@ def group_shares(
 
 def _load(study: Study, setting: int) -> list[Shares]:
     """The shares of every seed of the setting that recorded them."""
-    import numpy as np
-
     found = []
     for column in study.columns_of("train"):
         for task in study.of_column(column.name):
             if task.trials[0][0] != setting or study.statuses[task.key] != DONE:
                 continue
-            if f"{FILE}.npz" not in study.manifest(task.key).get("files", {}):
+            arrays = arrays_of(study, task, FILE, ("epoch", "group_share"))
+            if arrays is None:
                 continue
-            try:
-                with study.file(task.key, f"{FILE}.npz") as path, np.load(path, allow_pickle=False) as file:
-                    epoch, share = (np.asarray(file[n], dtype=float) for n in ("epoch", "group_share"))
-            except (OSError, ValueError, KeyError, DamagedArtifact):
-                continue
+            epoch, share = arrays
             if share.ndim == 2 and share.shape == (len(epoch), 5) and len(epoch):
                 found.append((epoch, share))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import DamagedArtifact, InvalidValue
+from ...errors import InvalidValue
 from ...study import DONE, Column, Study, TaskRecord
 from .. import style, words
 from ..views import chosen_settings, in_order, name_of, ordered
@@ -23,6 +23,7 @@ from .canvas import (
     slug,
     titled,
 )
+from .lines import arrays_of
 from .names import find_column, find_setting
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _nodes(
     data: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for task in _done(study, column):
         setting = study.cell(task)[0]
-        arrays = _arrays(study, task, curve["file"], (curve["x"], *curve["y"])) if setting in settings else None
+        arrays = arrays_of(study, task, curve["file"], (curve["x"], *curve["y"])) if setting in settings else None
         if arrays is not None and arrays[0].ndim == 2 and arrays[0].shape == arrays[1].shape:
             data.setdefault(setting, []).append((arrays[0], arrays[1]))
     return data
@@ -262,7 +263,7 @@ def _surfaces(
     for task in _done(study, column):
         setting, seed = task.trials[0]
         if wanted(setting, seed):
-            arrays = _arrays(study, task, curve["file"], (curve["x"], curve["across"], curve["y"][0]))
+            arrays = arrays_of(study, task, curve["file"], (curve["x"], curve["across"], curve["y"][0]))
             if arrays is not None and arrays[2].shape == (len(arrays[0]), len(arrays[1])):
                 a, b, z = arrays
                 if np.isfinite(z).any():
@@ -318,16 +319,3 @@ def _curve_of(column: Column, kind: str) -> Mapping[str, Any]:
 
 def _done(study: Study, column: Column) -> list[TaskRecord]:
     return [t for t in study.of_column(column.name) if study.statuses[t.key] == DONE]
-
-
-def _arrays(study: Study, task: TaskRecord, file: str, names: Sequence[str]) -> list[np.ndarray] | None:
-    """Arrays of a file of a task; None if it has none that can be used."""
-    import numpy as np
-
-    if f"{file}.npz" not in study.manifest(task.key).get("files", {}):
-        return None
-    try:
-        with study.file(task.key, f"{file}.npz") as path, np.load(path, allow_pickle=False) as found:
-            return [np.asarray(found[name], dtype=float) for name in names]
-    except (OSError, ValueError, KeyError, DamagedArtifact):
-        return None

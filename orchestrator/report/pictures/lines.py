@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import DamagedArtifact
 from ...stats import jackknife_bounds, mean_bounds
-from ...study import DONE, Column, Study
+from ...study import DONE, Column, Study, TaskRecord
 from .. import style
 from .canvas import said
 
@@ -34,25 +34,32 @@ class Arrays:
     dependent: bool = False
 
 
-def load(study: Study, column: Column, curve: Any, cells: Collection[tuple[int, ...]]) -> list[Arrays]:
-    """The arrays of the tasks about these cells that have them: not every task has to write what it may."""
+def arrays_of(study: Study, task: TaskRecord, file: str, names: Sequence[str]) -> list[np.ndarray] | None:
+    """Arrays of the npz file (named without its ending) of a task; None if it has none that can be used."""
     import numpy as np
 
+    if f"{file}.npz" not in study.manifest(task.key).get("files", {}):
+        return None
+    try:
+        with study.file(task.key, f"{file}.npz") as path, np.load(path, allow_pickle=False) as found:
+            return [np.asarray(found[name], dtype=float) for name in names]
+    except (OSError, ValueError, KeyError, DamagedArtifact):
+        return None  # captions say how many tasks are not drawn
+
+
+def load(study: Study, column: Column, curve: Any, cells: Collection[tuple[int, ...]]) -> list[Arrays]:
+    """The arrays of the tasks about these cells that have them: not every task has to write what it may."""
     found = []
     dependent = study.crossing is not None and study.crossing.shares
-    name = f"{curve['file']}.npz"
     for task in study.of_column(column.name):
         if study.statuses[task.key] != DONE or study.cell(task) not in cells:
             continue
-        if name not in study.manifest(task.key).get("files", {}):
+        arrays = arrays_of(study, task, curve["file"], (curve["x"], *curve["y"]))
+        if arrays is None:
             continue
-        try:
-            with study.file(task.key, name) as path, np.load(path, allow_pickle=False) as file:
-                x = np.asarray(file[curve["x"]], dtype=float).reshape(-1)
-                ys = {name: np.asarray(file[name], dtype=float) for name in curve["y"] if name in file.files}
-        except (OSError, ValueError, KeyError, DamagedArtifact):
-            continue  # `_gone` says how many
-        ys = {name: y.reshape(-1, y.shape[-1]) for name, y in ys.items() if y.ndim and y.shape[-1] == len(x)}
+        x = arrays[0].reshape(-1)
+        named = zip(curve["y"], arrays[1:], strict=True)
+        ys = {name: y.reshape(-1, y.shape[-1]) for name, y in named if y.ndim and y.shape[-1] == len(x)}
         if len(x) and len(ys) == len(curve["y"]):
             found.append(Arrays(study.cell(task), tuple(r for _, r in task.trials), x, ys, dependent))
     return found
